@@ -1,0 +1,37 @@
+# make demo: first numbers on a laptop.  make test: the tests that CI runs.  Both make .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint wheel clean check-python
+
+demo: $(STAMP)
+	$(BIN)/unbench run --method unstar
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel
+
+$(STAMP): pyproject.toml constraints.txt | check-python
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module of $(PYTHON) is missing or broken: install it (on Debian or Ubuntu: apt install python3-venv) and run make again." >&2; exit 3; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+check-python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or run make PYTHON=/path/to/python3." >&2; exit 3; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "UnBench needs Python 3.11 or newer, $(PYTHON) is older: install one, or run make PYTHON=python3.11." >&2; exit 3; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "The venv module of $(PYTHON) is missing: install it (on Debian or Ubuntu: apt install python3-venv) and run make again." >&2; exit 3; }
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

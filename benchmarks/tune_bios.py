@@ -1,0 +1,90 @@
+"""Tune every trained method on the ``select`` split of a bios problem, with the same number of trials and one token budget.
+
+Settings are drawn at random (seeded) from the space declared here; trial 0 is the method's present default. Each trial
+is one run with seed 0; the objective is ``overall``. All trials are kept in ``benchmarks/tuning/``.
+
+    python benchmarks/tune_bios.py --trials 10 unstar grad_diff
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import unbench
+from unbench.errors import UnbenchError
+
+BUDGET_TOKENS = 400_000
+SPACES: dict[str, dict[str, list[Any]]] = {
+    "gradient_ascent": {"lr": [1e-5, 3e-5, 1e-4, 2e-4, 3e-4], "steps": [4, 8, 12, 20, 30], "batch_size": [15, 30]},
+    "grad_diff": {
+        "lr": [3e-5, 1e-4, 2e-4, 3e-4, 5e-4],
+        "steps": [20, 40, 60, 100, 150],
+        "batch_size": [15, 30],
+        "gamma": [0.1, 0.3, 1.0],
+    },
+    "npo": {
+        "lr": [3e-5, 1e-4, 2e-4, 3e-4, 5e-4],
+        "steps": [40, 60, 100, 150],
+        "batch_size": [15, 30],
+        "beta": [0.05, 0.1, 0.3, 1.0],
+        "gamma": [0.3, 1.0],
+    },
+    "idk": {"lr": [1e-4, 2e-4, 3e-4, 5e-4], "steps": [40, 60, 100, 150], "batch_size": [15, 30], "gamma": [0.3, 1.0]},
+    "unstar": {},
+}
+
+
+def draw(method: str, trial: int) -> dict[str, Any]:
+    """Settings of a trial; the same for the same method and number."""
+    if trial == 0:
+        return {}
+    rng = random.Random(f"{method}/{trial}")
+    return {key: rng.choice(values) for key, values in SPACES[method].items()}
+
+
+def tune(method: str, task: str, trials: int, out: Path) -> None:
+    """Run the trials that are not in the file yet."""
+    file = out / f"{task.replace('/', '-')}-{method}.json"
+    kept: list[dict[str, Any]] = json.loads(file.read_text())["trials"] if file.is_file() else []
+    for trial in range(len(kept), trials):
+        settings = draw(method, trial)
+        entry: dict[str, Any] = {"trial": trial, "settings": settings}
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = unbench.run(
+                    method, task, split="select", settings=settings, out=folder, budget_tokens=BUDGET_TOKENS
+                )
+            except UnbenchError as problem:
+                entry["error"] = problem.message
+            else:
+                entry["config"] = result.plan["config"]
+                entry["scores"] = {name: getattr(result.scores, name).value for name in type(result.scores).model_fields}
+                entry["tokens"] = result.compute.tokens_trained + result.compute.tokens_generated
+                entry["unlearn_s"] = round(result.compute.unlearn_s, 1)
+        kept.append(entry)
+        print(method, trial, entry.get("scores", entry.get("error")), entry.get("tokens"), settings, flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        body = {"method": method, "task": task, "split": "select", "seed": 0, "budget_tokens": BUDGET_TOKENS, "trials": kept}
+        file.write_text(json.dumps(body, indent=1) + "\n")
+    best = max(kept, key=lambda entry: (entry.get("scores") or {}).get("overall") or -1.0)
+    print("best", method, best["trial"], best["settings"], best.get("scores"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=list(SPACES))
+    parser.add_argument("--task", default="bios/fact")
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tuning")
+    chosen = parser.parse_args()
+    for method in chosen.methods:
+        tune(method, chosen.task, chosen.trials, chosen.out)
+
+
+if __name__ == "__main__":
+    main()

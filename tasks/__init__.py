@@ -1,0 +1,1 @@
+"""The built-in tasks, one folder each. Installed as ``unbench_tasks``."""

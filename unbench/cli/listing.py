@@ -1,0 +1,196 @@
+"""``unbench methods | tasks | models | metrics | cite | env``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from unbench.errors import UnbenchError, UsageError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.table import Table
+
+    from unbench.cli.output import console
+
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def methods(name: str | None, as_json: bool) -> None:
+    """List the methods; with a NAME, show one and its settings."""
+    from unbench import plugins
+    from unbench.cli.output import print_json
+
+    registry = plugins.methods()
+    if name:
+        _one_method(registry.load(name), registry.find(name).qualified, as_json)
+        return
+    entries = [_method_entry(registry, plugin) for plugin in registry.plugins]
+    if as_json:
+        print_json({"schema": "unbench.methods/1", "methods": entries})
+        return
+    columns = ("name", "title", "kind", "paper", "error")
+    _table("Methods", columns, [tuple(str(entry.get(key) or "") for key in columns) for entry in entries])
+
+
+def _method_entry(registry: Any, plugin: Any) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": plugin.name, "qualified": plugin.qualified, "error": None}
+    try:
+        method = registry.load_plugin(plugin)
+    except UnbenchError as problem:
+        # A broken plugin is shown with its error and harms no other.
+        return {**entry, "error": problem.message}
+    card = method.card
+    return {**entry, "title": card.title, "kind": card.kind, "paper": card.paper, "year": card.year,
+            "summary": card.summary, "trains": method.trains}  # fmt: skip
+
+
+def _one_method(method: Any, qualified: str, as_json: bool) -> None:
+    from unbench.cli.output import console, print_json
+
+    settings = {
+        key: {"default": field.get_default(call_default_factory=True), "description": field.description}
+        for key, field in method.Config.model_fields.items()
+    }
+    if as_json:
+        schema = method.Config.model_json_schema()
+        print_json({"schema": "unbench.method/1", "name": qualified, "title": method.card.title, "settings": schema,
+                    "tuned": method.tuned, "bibtex": method.card.bibtex})  # fmt: skip
+        return
+    console().print(f"{qualified}: {method.card.title}. {method.card.summary}", markup=False)
+    tuned = ", ".join(f"{model}: {values}" for model, values in method.tuned.items())
+    rows = [(key, str(one["default"]), str(one["description"] or "")) for key, one in settings.items()]
+    _table("Settings (--set key=value)", ("key", "default", "meaning"), rows)
+    if tuned:
+        console().print(f"tuned on select: {tuned}", markup=False)
+
+
+@click.command()
+@json_option
+def tasks(as_json: bool) -> None:
+    """List the tasks and their problems."""
+    from unbench import plugins
+    from unbench.cli.output import print_json
+
+    registry = plugins.tasks()
+    entries: list[dict[str, Any]] = []
+    for plugin in registry.plugins:
+        try:
+            task = registry.load_plugin(plugin)
+        except UnbenchError as problem:
+            entries.append({"name": plugin.name, "error": problem.message})
+            continue
+        entries.append({
+            "name": plugin.name, "version": task.version, "title": task.card.title, "target": task.target,
+            "knowledge": task.knowledge, "default_model": task.default_model, "summary": task.card.summary,
+            "problems": {f"{plugin.name}/{key}": text for key, text in task.card.problems.items()}, "error": None,
+        })  # fmt: skip
+    if as_json:
+        print_json({"schema": "unbench.tasks/1", "tasks": entries})
+        return
+    rows = []
+    for entry in entries:
+        if entry["error"]:
+            rows.append((entry["name"], "", entry["error"]))
+            continue
+        rows += [(key, entry["default_model"], text) for key, text in entry["problems"].items()]
+    _table("Tasks", ("task", "default model", "what is forgotten"), rows)
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def models(ctx: click.Context, as_json: bool) -> None:
+    """List the built-in models, or build nano from nothing."""
+    if ctx.invoked_subcommand:
+        return
+    from unbench.cli.output import print_json
+    from unbench.models.load import BUILT_IN
+
+    if as_json:
+        print_json({"schema": "unbench.models/1", "models": [{"name": k, "summary": v} for k, v in BUILT_IN.items()]})
+        return
+    _table("Models", ("name", "what it is"), [*BUILT_IN.items(), ("owner/name", "any causal LM of the hub"),
+           ("folder/", "any causal LM saved by save_pretrained")])  # fmt: skip
+
+
+@models.command("build")
+@click.option("--out", type=click.Path(), default="nano-build", show_default=True, help="Folder to build into.")
+@click.pass_obj
+def build(obj: dict[str, Any], out: str) -> None:
+    """Train nano from nothing: base, target, retrain control and references, then the references' responses."""
+    from pathlib import Path
+
+    from unbench.cli.progress import progress_bars
+    from unbench.models.build import build_everything
+
+    with progress_bars(obj["quiet"]) as progress:
+        for path in build_everything(Path(out), progress):
+            click.echo(path)
+
+
+@click.command()
+@json_option
+def metrics(as_json: bool) -> None:
+    """List the scores and what they mean."""
+    from unbench.cli.output import print_json
+    from unbench.metrics.catalogue import CATALOGUE
+    from unbench.results.schema import Scores
+
+    entries = {name: field.description or "" for name, field in Scores.model_fields.items()} | CATALOGUE
+    if as_json:
+        print_json({"schema": "unbench.metrics/1", "metrics": entries})
+        return
+    _table("Metrics", ("name", "meaning"), list(entries.items()))
+
+
+@click.command()
+@click.argument("name")
+def cite(name: str) -> None:
+    """Print the BibTeX entry of a METHOD, a TASK or unbench itself."""
+    from unbench import plugins
+    from unbench.cite import UNBENCH_BIBTEX
+
+    if name == "unbench":
+        click.echo(UNBENCH_BIBTEX)
+        return
+    family = name.partition("/")[0]
+    if any(family == plugin.name for plugin in plugins.tasks().plugins):
+        click.echo(plugins.tasks().load(family).card.bibtex.strip())
+        return
+    try:
+        click.echo(plugins.methods().load(name).card.bibtex.strip() or f"% {name} is a control without a paper")
+    except UsageError as problem:
+        raise UsageError(
+            f"There is no method or task called {name!r}.", problem.try_next or "'unbench methods' lists them."
+        ) from problem
+
+
+@click.command()
+@json_option
+def env(as_json: bool) -> None:
+    """Show versions and device: what a bug report needs."""
+    import platform
+
+    from unbench.cli.output import print_json
+    from unbench.models.load import device_words, pick_device
+    from unbench.results.record import versions
+
+    body = {"schema": "unbench.env/1", "versions": versions(), "system": platform.system(),
+            "machine": platform.machine(), "device": device_words(pick_device("auto"))}  # fmt: skip
+    if as_json:
+        print_json(body)
+        return
+    rows = [*versions().items(), ("device", str(body["device"])), ("system", f"{body['system']} {body['machine']}")]
+    _table("Environment", ("what", "version"), rows)

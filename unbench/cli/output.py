@@ -1,0 +1,96 @@
+"""What commands print: JSON, and rich tables of results."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from unbench.results.schema import Group, Result, Score
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def console() -> Console:
+    """rich on stdout; honours NO_COLOR, and doesn't fold tables in a pipe."""
+    import sys
+
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def score_text(score: Score) -> str:
+    """``0.93 [0.90, 0.96]``, without brackets where there is no interval."""
+    if score.value is None or score.low is None or score.high is None:
+        return number(score.value)
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+def score_table(result: Result) -> Table:
+    """The five scores with their intervals."""
+    from rich.table import Table
+
+    seeds = ", ".join(str(seed) for seed in result.seeds)
+    title = f"{result.method} on {result.task} ({result.split}), model {result.model}, seeds {seeds}"
+    table = Table(title=title, title_justify="left")
+    for name in ("score", "value [95 % interval]", "note"):
+        table.add_column(name)
+    for name in type(result.scores).model_fields:
+        score: Score = getattr(result.scores, name)
+        table.add_row(name, score_text(score), score.reason or "")
+    return table
+
+
+def group_table(result: Result) -> Table:
+    """Every ring before and after: knowledge κ of target, unlearned and reference, recall, rank."""
+    from rich.table import Table
+
+    table = Table(title="Knowledge by ring (1 known, 0 a guess)", title_justify="left")
+    for name in ("ring", "kind", "facts"):
+        table.add_column(name)
+    columns = ("n", "before", "after", "reference", "rank before", "rank after", "answers before", "answers after")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("left out")
+    for group in result.groups:
+        table.add_row(group.ring, group.kind, "given" if group.given else "withheld", *_group_figures(group))
+    return table
+
+
+def _group_figures(group: Group) -> list[str]:
+    unknown = f" (+{group.n_unknown} unknown)" if group.n_unknown else ""
+    return [
+        f"{group.n}{unknown}",
+        number(group.known_target),
+        number(group.known_unlearned),
+        number(group.known_reference),
+        number(group.rank_target),
+        number(group.rank_unlearned),
+        number(group.recall_target),
+        number(group.recall_unlearned),
+        "" if group.counted else (group.reason or "not counted"),
+    ]
+
+
+def cost_line(result: Result) -> str:
+    """What it cost, in one line."""
+    cost = result.compute
+    return (
+        f"unlearn {cost.unlearn_s:.1f} s, respond {cost.respond_s:.1f} s, in all {cost.wall_s:.1f} s; "
+        f"{cost.tokens_trained:,} tokens trained, {cost.tokens_generated:,} generated; "
+        f"peak memory {cost.peak_memory_bytes / 2**30:.1f} GiB; {result.device}, {result.dtype}"
+    )

@@ -1,0 +1,217 @@
+"""``unbench run`` and ``unbench eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from unbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from unbench.results.schema import Result
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def machine_options(function: F) -> F:
+    """Options of where and how to compute."""
+    options = [
+        click.option("--device", default="auto", show_default=True, envvar="UNBENCH_DEVICE", show_envvar=True,
+                     help="auto, cpu, cuda, cuda:1 …"),
+        click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+                     show_default=True, help="Number format of the weights; auto: bfloat16 on CUDA, else float32."),
+        click.option("--batch-size", type=click.IntRange(1), help="Sequences a forward pass may hold at once."),
+        click.option("--limit", type=click.IntRange(1), help="At most so many probes of each kind: a quick look."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.option("--method", "-m", default="unstar", show_default=True, help="Method; 'unbench methods' lists them.")
+@click.option("--task", "-t", default="bios/fact", show_default=True, help="Task; 'unbench tasks' lists them.")
+@click.option("--model", help="nano, smollm2, a hub id or a folder.  [default: the task's own]")
+@click.option("--revision", help="Revision of a hub model.")
+@click.option("--seed", "one_seed", type=click.IntRange(0), help="One seed.  [default: 0]")
+@click.option("--seeds", "n_seeds", type=click.IntRange(1), help="Seeds 0 … N-1.")
+@click.option(
+    "--split",
+    type=click.Choice(["report", "select"]),
+    default="report",
+    show_default=True,
+    help="Forget set: report for results, select for tuning.",
+)
+@click.option(
+    "--train", type=click.Choice(["full", "lora"]), help="What is trained.  [default: nano full, others lora]"
+)
+@click.option("--rank", type=click.IntRange(1), help="LoRA rank.  [default: 8]")
+@click.option("--lora-alpha", type=click.IntRange(1), help="LoRA alpha.  [default: 16]")
+@click.option("--lora-targets", help="Modules that LoRA adapts, with commas.  [default: q_proj,v_proj]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; repeatable.")
+@click.option("--budget-tokens", type=click.IntRange(1), help="Most tokens the method may train on and generate.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    envvar="UNBENCH_OUT",
+    show_envvar=True,
+    help="Folder of the runs.",
+)
+@click.option("--resume", is_flag=True, help="Keep the finished steps of this run; start it where there are none.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved plan and stop.")
+@machine_options
+@click.pass_obj
+def run(  # fmt: skip
+    obj: dict[str, Any],
+    method: str,
+    task: str,
+    model: str | None,
+    revision: str | None,
+    one_seed: int | None,
+    n_seeds: int | None,
+    split: str,
+    train: str | None,
+    rank: int | None,
+    lora_alpha: int | None,
+    lora_targets: str | None,
+    settings: tuple[str, ...],
+    budget_tokens: int | None,
+    out: Path,
+    resume: bool,
+    dry_run: bool,
+    device: str,
+    dtype: str,
+    batch_size: int | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Run a method on a task and score what it hands back.
+
+    \b
+    unbench run --method unstar
+    unbench run --method npo --task bios/relation --seeds 3
+    unbench run --method unstar --model smollm2 --task facts/hogwarts
+    """
+    from unbench.plan import make_plan, parse_settings
+
+    if one_seed is not None and n_seeds is not None:
+        raise UsageError("Give --seed or --seeds, not both.", "--seed 4 is one seed, --seeds 3 are seeds 0, 1, 2.")
+    plan = make_plan(
+        method, task, model, revision=revision, split=split,  # type: ignore[arg-type]
+        seeds=range(n_seeds) if n_seeds else (one_seed or 0,),
+        train=train, rank=rank, lora_alpha=lora_alpha,
+        lora_targets=[part.strip() for part in lora_targets.split(",")] if lora_targets else None,
+        settings=parse_settings(settings), budget_tokens=budget_tokens,
+        device=device, dtype=dtype, batch_size=batch_size, limit=limit,
+    )  # fmt: skip
+    if dry_run:
+        _print_plan(plan)
+        return
+    _quiet_libraries()
+    from unbench import spine
+    from unbench.cli.progress import progress_bars
+
+    with progress_bars(obj["quiet"]) as progress:
+        result = spine.run(plan, out, resume=resume, progress=progress)
+    page = _refresh_page(out)
+    _print_result(result, as_json, page)
+
+
+@click.command("eval")
+@click.argument("model")
+@click.option("--task", "-t", default="bios/fact", show_default=True, help="Task; 'unbench tasks' lists them.")
+@click.option("--target", help="The model it was made from.  [default: the task's own]")
+@click.option(
+    "--split", type=click.Choice(["report", "select"]), default="report", show_default=True, help="Forget set to score."
+)
+@machine_options
+@click.pass_obj
+def evaluate(  # fmt: skip
+    obj: dict[str, Any],
+    model: str,
+    task: str,
+    target: str | None,
+    split: str,
+    device: str,
+    dtype: str,
+    batch_size: int | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Score a model (a folder, an adapter folder for the target, a built-in name or a hub id) on a task."""
+    from unbench.plugins import open_task
+
+    open_task(task, split)  # type: ignore[arg-type]
+    _quiet_libraries()
+    from unbench import api
+    from unbench.cli.progress import progress_bars
+
+    with progress_bars(obj["quiet"]) as progress:
+        loaded, tokenizer = _load_for_evaluation(model, task, target, device, dtype, progress)
+        result = api.evaluate(
+            loaded, tokenizer, task, target=target, name=Path(model).name, split=split,  # type: ignore[arg-type]
+            limit=limit, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    _print_result(result, as_json, None)
+
+
+def _load_for_evaluation(
+    name: str, task: str, target: str | None, device: str, dtype: str, progress: Any
+) -> tuple[Any, Any]:
+    from unbench import api
+    from unbench.models.load import load_model, load_tokenizer, model_folder, pick_device, pick_dtype
+
+    if (Path(name) / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        base, tokenizer = api.load_target(task, target, device=device, dtype=dtype)
+        return PeftModel.from_pretrained(base, name, use_safetensors=True), tokenizer
+    folder = model_folder(name, None, progress)
+    where = pick_device(device)
+    return load_model(folder, where, pick_dtype(dtype, where)), load_tokenizer(folder)
+
+
+def _quiet_libraries() -> None:
+    import os
+
+    # Their bars and advice would land between ours.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def _print_plan(plan: Any) -> None:
+    from unbench.cli.output import print_json
+
+    print_json({**plan.model_dump(mode="json", by_alias=True), "run_id": plan.run_id, "folder": plan.folder_name})
+
+
+def _refresh_page(out: Path) -> Path | None:
+    """The page of everything below the runs folder."""
+    from unbench.leaderboard.site import build_site, collect
+
+    return build_site(collect(out), out / "site")
+
+
+def _print_result(result: Result, as_json: bool, page: Path | None) -> None:
+    from unbench.cli.output import console, cost_line, group_table, print_json, score_table
+
+    if as_json:
+        print_json(result.summary())
+        return
+    screen = console()
+    screen.print(group_table(result))
+    screen.print(score_table(result))
+    screen.print(cost_line(result), soft_wrap=True)
+    if result.dir:
+        screen.print(f"run:  {result.dir}", soft_wrap=True)
+    if page is not None:
+        screen.print(f"page: {page}", soft_wrap=True)

@@ -1,0 +1,120 @@
+"""``unbench show`` and ``unbench compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run")
+@click.option("--anti-samples", is_flag=True, help="Print what UnSTAR wrote, fact by fact.")
+@click.option("--probes", is_flag=True, help="Print the probes: question, answers, knowledge before and after.")
+@click.option("--ring", type=click.Choice(["forget", "near", "far", "world"]), help="Only the probes of this ring.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: bool) -> None:
+    """Show the result of a RUN (a folder, its result.json, or the start of its run-id)."""
+    from unbench.cli.output import console, cost_line, group_table, print_json, score_table
+    from unbench.results.store import find_run, read_result
+
+    folder = find_run(run)
+    if anti_samples:
+        _show_anti_samples(folder.path, as_json)
+        return
+    result = read_result(folder)
+    if as_json:
+        print_json(result.summary())
+        return
+    screen = console()
+    if probes:
+        _show_probes(result, ring)
+        return
+    screen.print(group_table(result))
+    screen.print(score_table(result))
+    screen.print(cost_line(result), soft_wrap=True)
+
+
+def _show_anti_samples(folder: Path, as_json: bool) -> None:
+    from unbench.cli.output import console, print_json
+    from unbench.errors import UsageError
+    from unbench.unstar.records import read, render
+
+    files = sorted(folder.glob("seed-*/work/anti_samples.jsonl"))
+    if not files:
+        raise UsageError(f"{folder} has no anti-samples.", "Only runs of unstar write them.")
+    records = {file.parent.parent.name: read(file) for file in files}
+    if as_json:
+        body = {seed: [record.model_dump(mode="json") for record in found] for seed, found in records.items()}
+        print_json({"schema": "unbench.anti_samples/1", **body})
+        return
+    for seed, found in records.items():
+        console().rule(seed, align="left")
+        render(found, console())
+
+
+def _show_probes(result: object, ring: str | None) -> None:
+    from rich.table import Table
+
+    from unbench.cli.output import console, number
+    from unbench.results.schema import Result
+
+    assert isinstance(result, Result)
+    frame = result.probes
+    if ring:
+        frame = frame[frame["ring"] == ring]
+    seed = result.seeds[0]
+    table = Table(title=f"Probes, seed {seed}", title_justify="left")
+    for name in ("ring", "kind", "question", "before", "κ", "after", "κ after"):
+        table.add_column(name, overflow="fold")
+    for row in frame.to_dict("records"):
+        cells = (row["ring"], row["kind"], row["question"], row["text_target"], number(row["known_target"]),
+                 row[f"text_seed_{seed}"], number(row[f"known_seed_{seed}"]))  # fmt: skip
+        from rich.text import Text
+
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    console().print(table)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Write forget against specificity to a .png or .svg file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
+    """Compare RUNS (folders, run-ids, or folders that hold runs) side by side."""
+    from unbench.cli.output import console, print_json, score_text
+    from unbench.compare import plot as draw
+    from unbench.errors import UsageError
+    from unbench.leaderboard.site import collect
+    from unbench.results.store import find_run, read_result
+
+    results = []
+    for name in runs:
+        path = Path(name)
+        if path.is_dir() and not (path / "plan.json").is_file():
+            found = collect(path)
+            if not found:
+                raise UsageError(f"There is no finished run below {name!r}.", "Name run folders or run-ids.")
+            results += found
+        else:
+            results.append(read_result(find_run(name)))
+    if plot is not None:
+        draw(results, plot)
+    if as_json:
+        print_json({"schema": "unbench.compare/1", "runs": [result.summary() for result in results]})
+        return
+    from rich.table import Table
+
+    table = Table(title="Runs", title_justify="left")
+    names = list(type(results[0].scores).model_fields)
+    for column in ("run", "method", "task", "model", *names, "unlearn s"):
+        table.add_column(column)
+    for result in results:
+        scores = (score_text(getattr(result.scores, name)) for name in names)
+        table.add_row(result.run_id, result.method, f"{result.task} ({result.split})", result.model, *scores,
+                      f"{result.compute.unlearn_s / len(result.seeds):.1f}")  # fmt: skip
+    console().print(table)
+    if plot is not None:
+        click.echo(f"plot: {plot}")

@@ -1,0 +1,1 @@
+"""Engines generate text and score answers: ``hf`` (transformers)."""

@@ -1,0 +1,220 @@
+"""All that a method author imports: ``Method``, ``LossMethod``, ``UnlearnContext``, ``Loss``, ``Unlearned``.
+
+A method turns the target model into the unlearned model. It sees the target, the forget and retain rows, a seed, an
+engine for generation and a budget. It never sees a probe.
+
+Importing this module, or a method's module, must not import torch (``--dry-run`` and ``unbench methods`` stay quick):
+import it inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from unbench.engines.base import Engine
+    from unbench.training.batch import AnswerBatch
+
+Progress = Callable[[str, int, int], None]
+"""``progress(description, done, total)``; cheap to call often."""
+
+MethodKind = Literal["control", "gradient", "preference", "representation", "distillation", "data", "inference"]
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What a method hands back. ``weights`` is a folder in transformers' layout (a whole model, or a peft adapter for
+    the target), None where the target's weights are untouched; ``system_prompt`` is put before every prompt."""
+
+    weights: Path | None = None
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What a reader wants to know; shown by ``unbench methods`` and ``unbench cite``."""
+
+    name: str
+    title: str
+    kind: MethodKind
+    bibtex: str
+    paper: str | None = None
+    year: int | None = None
+    summary: str = ""
+
+
+class TrainSettings(BaseModel):
+    """How weights are trained: everything, or a LoRA adapter (peft)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["full", "lora"] = Field("full", description="train all weights, or a LoRA adapter")
+    rank: int = Field(8, ge=1, description="LoRA rank")
+    lora_alpha: int = Field(16, ge=1, description="LoRA alpha; the update is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(("q_proj", "v_proj"), description="modules that LoRA adapts")
+
+
+class TargetModel(Protocol):
+    """Handle on the target: a method loads as many fresh copies as it needs; the weights on disk stay untouched."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def load(self) -> PreTrainedModel:
+        """A fresh copy on the run's device, in the run's dtype."""
+        ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+
+@dataclass
+class Usage:
+    """What a method has used; the harness puts it into the result."""
+
+    tokens_trained: int = 0
+    """Prompt and answer tokens sent forward and backward, padding not counted."""
+    tokens_generated: int = 0
+    trainable_parameters: int = 0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    """One entry a logged step: step, loss, forget, retain …"""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Anything a reader of the result should know (JSON values)."""
+
+
+@dataclass
+class UnlearnContext:
+    """What a method is given."""
+
+    target: TargetModel
+    forget: Dataset
+    """Columns question, answer, fact, subject, relation, value, aliases (the fields of ``unbench.task.Row``)."""
+    retain: Dataset
+    """The same columns; the given half of what must stay."""
+    seed: int
+    train: TrainSettings
+    folder: Path
+    """Where the method may write; what lies there is kept with the run."""
+    open_engine: Callable[[], AbstractContextManager[Engine]]
+    """``with context.open_engine() as engine:`` an engine that serves the target; ``engine.load`` swaps weights."""
+    progress: Progress
+    device: str = "cpu"
+    batch_size: int | None = None
+    """Sequences a forward pass may hold at once; None lets the harness choose. Never changes a gradient. Training
+    writes the size that fitted here after running out of memory."""
+    budget_tokens: int | None = None
+    """Most tokens (trained + generated) the method may use; None is no limit. Training stops when it is spent."""
+    retrain: Callable[[], Path] | None = None
+    """Folder of a reference model of a further seed; only the ``retrain`` control has a use for it."""
+    usage: Usage = field(default_factory=Usage)
+
+
+class MethodConfig(BaseModel):
+    """Base of every method's settings: what ``--set key=value`` may change. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Method(ABC):
+    """A method plugin, registered under the entry-point group ``unbench.methods``."""
+
+    card: ClassVar[MethodCard]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    trains: ClassVar[bool] = True
+    """False where the weights stay as they are (a control, a system prompt)."""
+    tuned: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Settings found by tuning on ``select``, by model name, laid over the published defaults of ``Config``."""
+    contract: ClassVar[dict[str, Any]] = {}
+    """Settings for the tiny model of the contract test (``unbench.contract``), where its own do not suit the method."""
+
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+
+    @abstractmethod
+    def unlearn(self, context: UnlearnContext) -> Unlearned:
+        """Turn the target into the unlearned model."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as (sum, count) in its own normaliser, so that a batch split never changes a gradient: the trainer adds
+    sums and divides once by the count over the whole (accumulated, all-process) batch."""
+
+    sum: torch.Tensor
+    """Scalar, with gradient."""
+    count: int
+    """Answer tokens (``per_token``) or sequences (``per_sequence``) it was summed over."""
+
+    @staticmethod
+    def per_token(values: torch.Tensor, mask: torch.Tensor) -> Loss:
+        """``values`` (batch, length) nats, ``mask`` (batch, length) true on the answer's tokens."""
+        return Loss(values.masked_fill(~mask, 0.0).sum(), int(mask.sum()))
+
+    @staticmethod
+    def per_sequence(values: torch.Tensor) -> Loss:
+        """``values`` (batch,)."""
+        return Loss(values.sum(), int(values.numel()))
+
+
+class LossConfig(MethodConfig):
+    """Settings shared by methods that are a loss. One optimiser step takes ``batch_size`` forget rows and as many
+    retain rows."""
+
+    steps: int = Field(60, ge=1, description="optimiser steps")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate (AdamW, linear warm-up then linear decay)")
+    batch_size: int = Field(32, ge=1, description="forget rows a step (as many retain rows beside them)")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps that warm up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
+    gamma: float = Field(1.0, ge=0, description="weight of the forget loss")
+    alpha: float = Field(1.0, ge=0, description="weight of the retain loss")
+    retain_loss: Literal["nll", "kl"] = Field("nll", description="retain term: NLL, or KL(target ‖ model)")
+
+
+class LossMethod(Method):
+    """A method that is a loss: L = γ · forget + α · retain, each divided by its own count over the whole optimiser
+    step. Subclasses write ``forget_loss``; the shared Trainer does the rest (``unbench.training``)."""
+
+    Config: ClassVar[type[MethodConfig]] = LossConfig
+    normaliser: ClassVar[Literal["token", "sequence"]] = "token"
+    """What ``forget_loss`` counts; the trainer needs the global count before any forward pass (``forget_count``)."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """``target_logprobs``: the target's token log-probabilities of the forget rows, computed once before training.
+    ``target_logits``: ``batch.target_logits()`` may be called on forget rows (one frozen model, or the adapter off)."""
+
+    @abstractmethod
+    def forget_loss(self, batch: AnswerBatch) -> Loss:
+        """Loss on a batch of forget rows; ``batch`` gives logits and log-probabilities of the answer's tokens."""
+
+    def retain_loss(self, batch: AnswerBatch) -> Loss:
+        """Loss on a batch of retain rows, per token: NLL or KL(target ‖ model) as the config says. A method with a
+        retain term of its own overrides it (its count stays the number of answer tokens)."""
+        from unbench.training.loss import kl, nll
+
+        return kl(batch) if self.config.retain_loss == "kl" else nll(batch)
+
+    def forget_count(self, lengths: Sequence[int]) -> int:
+        """What the forget term of one optimiser step is divided by: the sum of the counts that ``forget_loss`` will
+        return. ``lengths`` are the answer tokens of each forget row. Override it where some tokens are left out."""
+        return len(lengths) if self.normaliser == "sequence" else sum(lengths)
+
+    def forget_answers(self, rows: Sequence[dict[str, Any]], seed: int) -> list[str]:
+        """The answers that the forget rows are trained on; the rows' own unless a method replaces them."""
+        return [str(row["answer"]) for row in rows]
+
+    def unlearn(self, context: UnlearnContext) -> Unlearned:
+        from unbench.training.loop import train_loss_method
+
+        return train_loss_method(self, context)

@@ -1,0 +1,96 @@
+"""Discovery of methods and tasks by entry points.
+
+A registry is an object that is passed in, not a global. Listing reads metadata only: a plugin's module is imported when
+the plugin is asked for, and one that can't be imported shows its error then.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from unbench.errors import EnvironmentProblem, UsageError
+from unbench.method import Method
+from unbench.task import Split, Task
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One registered name."""
+
+    name: str
+    distribution: str
+    entry: EntryPoint
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.distribution}:{self.name}"
+
+
+class Registry(Generic[T]):
+    """The plugins of one entry-point group, in the order of their names."""
+
+    def __init__(self, what: str, base: type[T], plugins: Iterable[Plugin]) -> None:
+        self.what = what
+        self._base = base
+        self.plugins = tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.distribution)))
+
+    @classmethod
+    def from_entry_points(cls, what: str, base: type[T]) -> Registry[T]:
+        found = entry_points(group=f"unbench.{what}s")
+        return cls(what, base, [Plugin(e.name, e.dist.name if e.dist else "unknown", e) for e in found])
+
+    def find(self, name: str) -> Plugin:
+        """The plugin called ``name``: qualified, or bare where that is unique. A built-in can't be overridden."""
+        hits = [plugin for plugin in self.plugins if name in (plugin.name, plugin.qualified)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            both = " and ".join(plugin.qualified for plugin in hits)
+            raise UsageError(f"{self.what.capitalize()} {name!r} is registered twice: {both}.", "Give the full name.")
+        names = [plugin.name for plugin in self.plugins]
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"'unbench {self.what}s' lists them."
+        raise UsageError(f"There is no {self.what} called {name!r}.", hint)
+
+    def load(self, name: str) -> type[T]:
+        """The plugin's class. Imports its module, which must not import torch."""
+        return self.load_plugin(self.find(name))
+
+    def load_plugin(self, plugin: Plugin) -> type[T]:
+        try:
+            loaded: Any = plugin.entry.load()
+        except Exception as problem:
+            raise EnvironmentProblem(
+                f"{self.what.capitalize()} {plugin.qualified} can't be loaded: {type(problem).__name__}: {problem}.",
+                f"Mend or uninstall the package {plugin.distribution}.",
+            ) from problem
+        if not (isinstance(loaded, type) and issubclass(loaded, self._base)):
+            raise UsageError(
+                f"{self.what.capitalize()} {plugin.qualified} is not a subclass of {self._base.__name__}.",
+                f"Its entry point is {plugin.entry.value}.",
+            )
+        return loaded
+
+
+def methods() -> Registry[Method]:
+    """Every installed method."""
+    return Registry.from_entry_points("method", Method)  # type: ignore[type-abstract]
+
+
+def tasks() -> Registry[Task]:
+    """Every installed task family."""
+    return Registry.from_entry_points("task", Task)  # type: ignore[type-abstract]
+
+
+def open_task(name: str, split: Split = "report") -> Task:
+    """``family/problem`` (or ``family``: its default problem) as a task object."""
+    family, _, problem = name.partition("/")
+    task_class: Any = tasks().load(family)
+    task: Task = task_class(problem or None, split=split)
+    return task

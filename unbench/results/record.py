@@ -1,0 +1,144 @@
+"""Record: one result file with provenance."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from unbench.plan import Plan
+from unbench.results.schema import RESULT_SCHEMA, Compute, Hashes, Measured, Result
+from unbench.results.store import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from unbench.models.prepare import Prepared
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "pandas", "scipy")
+"""Packages whose versions bear on the numbers."""
+
+
+@dataclass
+class RunTotals:
+    """Wall seconds of the steps that belong to the run as a whole."""
+
+    started: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: highest device memory on CUDA, highest resident memory of the process elsewhere."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def versions() -> dict[str, str]:
+    """Python, unbench and the packages that bear on the numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("unbench", *PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def compute(folder: RunFolder, plan: Plan, totals: RunTotals, device: str) -> Compute:
+    """Costs over the plan's seeds. Steps finished before a resume count with the seconds they took then."""
+    unlearn = [folder.seed(seed).unlearn_record() or {} for seed in plan.seeds]
+    respond = [folder.seed(seed).respond_record() or {} for seed in plan.seeds]
+    usage = [record.get("usage", {}) for record in unlearn]
+    parts = {
+        "unlearn_s": sum(record.get("wall_s", 0.0) for record in unlearn),
+        "respond_s": sum(record.get("wall_s", 0.0) for record in respond),
+        "prepare_s": totals.seconds.get("prepare", 0.0),
+        "measure_s": totals.seconds.get("measure", 0.0),
+    }
+    elapsed = time.perf_counter() - totals.started
+    peaks = [record.get("peak_memory_bytes", 0) for record in (*unlearn, *respond)]
+    return Compute(
+        wall_s=max(elapsed, sum(parts.values())),
+        **parts,
+        peak_memory_bytes=max(peak_memory(device), *peaks),
+        tokens_trained=sum(one.get("tokens_trained", 0) for one in usage),
+        tokens_generated=sum(one.get("tokens_generated", 0) for one in usage),
+        trainable_parameters=max(one.get("trainable_parameters", 0) for one in usage),
+    )
+
+
+def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured, totals: RunTotals) -> Result:
+    """Write ``result.json`` and return it."""
+    from unbench.models.load import device_words
+
+    notes: dict[str, Any] = dict(prepared.notes)
+    for seed in plan.seeds:
+        done = folder.seed(seed).unlearn_record() or {}
+        answered = folder.seed(seed).respond_record() or {}
+        found = {**done.get("usage", {}).get("notes", {})}
+        if answered.get("notes"):
+            found["engine"] = answered["notes"]
+        if found:
+            notes[f"seed-{seed}"] = found
+    device = prepared.target.device
+    result = Result(
+        schema=RESULT_SCHEMA,
+        run_id=plan.run_id,
+        method=plan.method,
+        task=plan.task,
+        split=plan.split,
+        model=plan.model,
+        seeds=list(plan.seeds),
+        scores=measured.scores,
+        per_seed=measured.per_seed,
+        metrics=measured.metrics,
+        groups=measured.groups,
+        interval=measured.interval,
+        compute=compute(folder, plan, totals, device),
+        plan=plan.model_dump(mode="json", by_alias=True),
+        hashes=Hashes(
+            task=plan.task_hash,
+            model=prepared.target_hash,
+            method=method_source_hash(plan),
+            references=prepared.reference_hashes,
+        ),
+        versions=versions(),
+        device=device_words(device),
+        dtype=str(prepared.target.dtype).removeprefix("torch."),
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        notes=notes,
+    )
+    write_json(folder.result_file, result.model_dump(mode="json", by_alias=True))
+    result.dir = str(folder.path)
+    return result
+
+
+def method_source_hash(plan: Plan) -> str:
+    """SHA-256 of the source file that defines the plan's method."""
+    import inspect
+
+    from unbench import plugins
+    from unbench.models.cache import file_hash
+
+    source = inspect.getsourcefile(plugins.methods().load(plan.method))
+    from pathlib import Path
+
+    return file_hash(Path(source)) if source else ""

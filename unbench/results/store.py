@@ -1,0 +1,179 @@
+"""Where a run lies on disk. Every file is written under a temporary name and renamed, so a run killed at any moment
+resumes and ends with the same result.
+
+``runs/<task>/<problem>/<method>/<run-id>/``: plan.json, result.json, probes.parquet, and for each seed
+``seed-<k>/``: work/ (the method's own files), unlearned/ (weights), unlearn.json, responses.parquet, respond.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unbench.errors import EnvironmentProblem, UsageError
+from unbench.plan import Plan, differing_fields
+from unbench.results.schema import RESULT_SCHEMA, Result
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write (full disk, no permission) into one sentence."""
+    try:
+        yield
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"Can't write to {folder}: {problem.strerror or problem}.",
+            "Free some space or name another folder with --out, then add --resume.",
+        ) from problem
+
+
+class SeedFolder:
+    """One seed's part of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.work = path / "work"
+        self.unlearned = path / "unlearned"
+        self.responses = path / "responses.parquet"
+        self._unlearn = path / "unlearn.json"
+        self._respond = path / "respond.json"
+
+    def unlearn_record(self) -> dict[str, Any] | None:
+        """What the unlearn step wrote when it ended; None where it has not."""
+        return read_json(self._unlearn) if self._unlearn.is_file() else None
+
+    def respond_record(self) -> dict[str, Any] | None:
+        return read_json(self._respond) if self._respond.is_file() and self.responses.is_file() else None
+
+    def finish_unlearn(self, record: dict[str, Any]) -> None:
+        write_json(self._unlearn, record)
+
+    def finish_respond(self, record: dict[str, Any]) -> None:
+        write_json(self._respond, record)
+
+    def restart_unlearn(self) -> None:
+        """Remove what an unfinished unlearn step left (and what later steps made of an earlier one)."""
+        for marker in (self._respond, self._unlearn):
+            marker.unlink(missing_ok=True)
+        for folder in (self.work, self.unlearned):
+            if folder.exists():
+                shutil.rmtree(folder)
+        self.work.mkdir(parents=True)
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan_file = path / "plan.json"
+        self.result_file = path / "result.json"
+        self.probes_file = path / "probes.parquet"
+
+    @classmethod
+    def start(cls, out: Path, plan: Plan, *, resume: bool) -> tuple[RunFolder, Plan]:
+        """Open the plan's folder. Without ``resume`` its seeds start from nothing; with it, finished steps are kept,
+        and an unfinished run of the same task and method with another plan is refused, naming the field.
+
+        Returns the folder and the plan, whose seeds are joined with those finished before."""
+        folder = cls(out / plan.folder_name)
+        with writing_to(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            if resume:
+                folder._refuse_other_plan(plan)
+                seeds = sorted({*plan.seeds, *folder.finished_seeds()})
+                plan = plan.model_copy(update={"seeds": tuple(seeds)})
+            else:
+                for seed in plan.seeds:
+                    folder.seed(seed).restart_unlearn()
+                folder.result_file.unlink(missing_ok=True)
+            write_json(folder.plan_file, plan.model_dump(mode="json", by_alias=True))
+        return folder, plan
+
+    def _refuse_other_plan(self, plan: Plan) -> None:
+        if self.plan_file.is_file():
+            return
+        others = sorted(self.path.parent.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        unfinished = [file for file in others if not (file.parent / "result.json").exists()]
+        if not unfinished:
+            return
+        other = read_json(unfinished[0])
+        own = plan.identity()
+        fields = differing_fields({key: value for key, value in other.items() if key in own}, own)
+        # The folder was made for the plan that is refused; nothing lies in it.
+        self.path.rmdir()
+        raise UsageError(
+            f"The unfinished run {unfinished[0].parent} has another plan: {'; '.join(fields)}.",
+            "Give the same options to go on with it, or leave out --resume to start a new run.",
+        )
+
+    def seed(self, seed: int) -> SeedFolder:
+        return SeedFolder(self.path / f"seed-{seed}")
+
+    def finished_seeds(self) -> list[int]:
+        found = []
+        for path in self.path.glob("seed-*"):
+            number = path.name.removeprefix("seed-")
+            if number.isdigit() and SeedFolder(path).respond_record() is not None:
+                found.append(int(number))
+        return sorted(found)
+
+
+def find_run(path: Path | str) -> RunFolder:
+    """The run at a folder, at its result.json, or with that run-id below ``runs/``."""
+    given = Path(path)
+    if given.name == "result.json" and given.is_file():
+        given = given.parent
+    if (given / "plan.json").is_file():
+        return RunFolder(given)
+    hits = sorted(Path("runs").glob(f"*/*/*/{given.name}*/plan.json")) if given.name == str(path) else []
+    if len(hits) == 1:
+        return RunFolder(hits[0].parent)
+    if hits:
+        raise UsageError(f"{str(path)!r} stands for {len(hits)} runs.", "Give more of the run-id, or the folder.")
+    raise UsageError(f"There is no run at {str(path)!r}.", "'ls runs/*/*/*' lists the runs of this folder.")
+
+
+def read_result(folder: RunFolder) -> Result:
+    """The stored result, with ``dir`` filled."""
+    if not folder.result_file.is_file():
+        raise UsageError(f"The run {folder.path} has not finished.", "Give its command again with --resume.")
+    try:
+        stored = read_json(folder.result_file)
+    except json.JSONDecodeError as problem:
+        raise UsageError(f"{folder.result_file} is not valid JSON: {problem}.", "Make the run again.") from problem
+    if stored.get("schema") != RESULT_SCHEMA:
+        raise UsageError(
+            f"{folder.result_file} has schema {stored.get('schema')!r}; this unbench reads {RESULT_SCHEMA}.",
+            "Make the run again, or use the unbench version that wrote it.",
+        )
+    result = Result.model_validate(stored)
+    result.dir = str(folder.path)
+    return result

@@ -1,0 +1,225 @@
+"""The spine of a run: plan → prepare → unlearn → respond → measure → record, one artifact a step.
+
+Each step writes under a temporary name and renames, so a run killed at any moment goes on with ``resume=True`` and
+ends with the same result.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unbench import plugins, responses
+from unbench.errors import RunFailed, UnbenchError
+from unbench.method import Method, Progress, UnlearnContext, Unlearned, Usage
+from unbench.plan import Plan
+from unbench.results.record import RunTotals, peak_memory, record
+from unbench.results.schema import Measured, Result
+from unbench.results.store import RunFolder, SeedFolder, writing_to
+from unbench.task import Row, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+    from unbench.engines.base import Engine
+    from unbench.models.prepare import Prepared
+
+
+def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress: Progress | None = None) -> Result:
+    """Carry out a plan and return its result (also in ``<run folder>/result.json``)."""
+    progress = progress or _silent
+    totals = RunTotals(started=time.perf_counter())
+    task = plugins.open_task(plan.task, plan.split)
+    folder, plan = RunFolder.start(out, plan, resume=resume)
+    with writing_to(folder.path):
+        with totals.step("prepare"):
+            prepared = prepare_step(plan, task, progress)
+        tables: dict[int, pd.DataFrame] = {}
+        for seed in plan.seeds:
+            place = folder.seed(seed)
+            unlearned = unlearn_step(plan, prepared, place, seed, progress)
+            tables[seed] = respond_step(plan, task, prepared, unlearned, place, progress)
+        with totals.step("measure"):
+            measured = measure_step(task, tables, prepared, progress)
+        return record_step(plan, task, folder, prepared, tables, measured, totals)
+
+
+def prepare_step(plan: Plan, task: Task, progress: Progress) -> Prepared:
+    """Target and references, built or loaded, cached by the hash of what made them."""
+    from unbench.models.prepare import prepare
+
+    return prepare(plan, task, progress)
+
+
+def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, progress: Progress) -> Unlearned:
+    """The method. What it hands back lies in the seed's folder when this returns."""
+    done = place.unlearn_record()
+    if done is None:
+        place.restart_unlearn()
+        method = load_method(plan)
+        context = method_context(plan, prepared, place, seed, progress)
+        start = time.perf_counter()
+        unlearned = _call_method(method, context, plan, place)
+        done = {
+            "weights": _relative(unlearned.weights, place),
+            "system_prompt": unlearned.system_prompt,
+            "wall_s": time.perf_counter() - start,
+            "peak_memory_bytes": peak_memory(prepared.target.device),
+            "usage": _usage_record(context.usage),
+        }
+        place.finish_unlearn(done)
+    weights = done["weights"]
+    return Unlearned(None if weights is None else (place.path / weights).resolve(), done["system_prompt"])
+
+
+def respond_step(
+    plan: Plan, task: Task, prepared: Prepared, unlearned: Unlearned, place: SeedFolder, progress: Progress
+) -> pd.DataFrame:
+    """One pass over the unlearned model collects all that any metric needs."""
+    if place.respond_record() is not None:
+        return responses.load(place.responses)
+    start = time.perf_counter()
+    target = prepared.target
+    with _open_engine(prepared, plan) as engine:
+        engine.load(unlearned)
+        frame = responses.respond(
+            engine,
+            target.tokenizer,
+            prepared.probes,
+            role="unlearned",
+            max_new_tokens=task.max_new_tokens,
+            system_prompt=unlearned.system_prompt,
+            progress=progress,
+        )
+        notes = list(engine.stats.notes)
+    responses.save(frame, place.responses)
+    wall = time.perf_counter() - start
+    place.finish_respond({"wall_s": wall, "notes": notes, "peak_memory_bytes": peak_memory(target.device)})
+    # What was stored, not what was in memory: a resumed run then reads the very same numbers.
+    return responses.load(place.responses)
+
+
+def measure_step(task: Task, tables: dict[int, pd.DataFrame], prepared: Prepared, progress: Progress) -> Measured:
+    """Pure functions over the responses of the unlearned, target and reference models."""
+    from unbench.metrics.scores import measure
+
+    progress("measure", 0, 1)
+    known_only = task.target == "given"
+    measured = measure(
+        tables, prepared.target_responses, prepared.references, knowledge=task.knowledge, known_only=known_only
+    )
+    progress("measure", 1, 1)
+    return measured
+
+
+def record_step(
+    plan: Plan,
+    task: Task,
+    folder: RunFolder,
+    prepared: Prepared,
+    tables: dict[int, pd.DataFrame],
+    measured: Measured,
+    totals: RunTotals,
+) -> Result:
+    """One result file with provenance; the leaderboard reads only these."""
+    from unbench.results.probes import probe_table
+
+    table = probe_table(tables, prepared.target_responses, prepared.references, task.knowledge)
+    responses.save_table(table, folder.probes_file)
+    return record(plan, folder, prepared, measured, totals)
+
+
+def load_method(plan: Plan) -> Method:
+    """The plan's method with the plan's settings."""
+    method_class = plugins.methods().load(plan.method)
+    return method_class(method_class.Config.model_validate(plan.config))
+
+
+def method_context(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, progress: Progress) -> UnlearnContext:
+    """What the method is given: never a probe."""
+    retrain = prepared.retrain
+    return UnlearnContext(
+        target=prepared.target,
+        forget=as_dataset(prepared.forget),
+        retain=as_dataset(prepared.retain),
+        seed=seed,
+        train=plan.train,
+        folder=place.work,
+        open_engine=lambda: _open_engine(prepared, plan),
+        progress=progress,
+        device=prepared.target.device,
+        batch_size=plan.batch_size,
+        budget_tokens=plan.budget_tokens,
+        retrain=None if retrain is None else (lambda: retrain(seed)),
+    )
+
+
+def as_dataset(rows: list[Row]) -> Dataset:
+    """Rows as a ``datasets.Dataset`` with the row's fields as columns."""
+    from datasets import Dataset
+
+    columns = list(Row.model_fields)
+    dumped = [row.model_dump(mode="json") for row in rows]
+    return Dataset.from_dict({name: [row[name] for row in dumped] for name in columns})
+
+
+def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: SeedFolder) -> Unlearned:
+    try:
+        unlearned: Any = method.unlearn(context)
+    except (UnbenchError, OSError, MemoryError):
+        raise
+    except Exception as problem:
+        report = place.path / "error.txt"
+        report.write_text(traceback.format_exc(), encoding="utf-8")
+        raise RunFailed(
+            f"Method {plan.method} raised {type(problem).__name__}: {problem}.",
+            f"The traceback is in {report}; mend the method and add --resume.",
+        ) from problem
+    if not isinstance(unlearned, Unlearned):
+        raise RunFailed(
+            f"Method {plan.method} returned {type(unlearned).__name__}, not Unlearned.",
+            "Its unlearn() must return unbench.method.Unlearned(weights=folder).",
+        )
+    return _keep_weights(unlearned, place)
+
+
+def _keep_weights(unlearned: Unlearned, place: SeedFolder) -> Unlearned:
+    """Move what the method wrote in its work folder to ``unlearned/``; weights that lie elsewhere are only named."""
+    weights = unlearned.weights
+    if weights is None or not Path(weights).resolve().is_relative_to(place.work.resolve()):
+        return unlearned
+    Path(weights).replace(place.unlearned)
+    return Unlearned(place.unlearned, unlearned.system_prompt)
+
+
+def _relative(weights: Path | None, place: SeedFolder) -> str | None:
+    if weights is None:
+        return None
+    full = Path(weights).resolve()
+    root = place.path.resolve()
+    return str(full.relative_to(root)) if full.is_relative_to(root) else str(full)
+
+
+def _usage_record(usage: Usage) -> dict[str, Any]:
+    return {
+        "tokens_trained": usage.tokens_trained,
+        "tokens_generated": usage.tokens_generated,
+        "trainable_parameters": usage.trainable_parameters,
+        "losses": usage.losses,
+        "notes": usage.notes,
+    }
+
+
+def _open_engine(prepared: Prepared, plan: Plan) -> AbstractContextManager[Engine]:
+    from unbench.engines.hf import HFEngine
+
+    target = prepared.target
+    return HFEngine.open(target.path, device=target.device, dtype=target.dtype, batch_size=plan.batch_size)
+
+
+def _silent(description: str, done: int, total: int) -> None:
+    """No progress shown."""

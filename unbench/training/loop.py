@@ -1,0 +1,123 @@
+"""The two ways in: ``train_loss_method`` (a method that is a loss) and ``fine_tune`` (a method that trains on rows)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from unbench.method import LossMethod, Unlearned, UnlearnContext
+from unbench.training import draw
+from unbench.training.batch import TrainRow, encode
+from unbench.training.loss import nll
+from unbench.training.trainer import Optimisation, Term, UnlearnTrainer, step_tokens, target_logprobs, training
+from unbench.training.weights import FrozenTarget, prepare_model, save_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+def train_loss_method(method: LossMethod, context: UnlearnContext) -> Unlearned:
+    """Load the target, train it on the method's loss, save it under ``context.folder / "model"``."""
+    model, tokenizer = prepare_model(context)
+    train_loss(method, context, model, tokenizer)
+    return Unlearned(weights=save_model(model, tokenizer, context.folder / "model"))
+
+
+def train_loss(
+    method: LossMethod, context: UnlearnContext, model: Any, tokenizer: PreTrainedTokenizerBase, seed: int | None = None
+) -> None:
+    """Train ``model`` in place on γ · forget + α · retain. One step takes ``batch_size`` forget rows (at most all of
+    them) and as many retain rows; a term of weight 0 is not computed and costs no tokens."""
+    config, seed = method.config, context.seed if seed is None else seed
+    per_step = min(config.batch_size, len(context.forget))
+    terms = []
+    if config.gamma > 0:
+        forget = [dict(row) for row in context.forget]
+        answers = method.forget_answers(forget, seed)
+        rows = encode(tokenizer, [TrainRow.ask(r["question"], a) for r, a in zip(forget, answers, strict=True)])
+        if "target_logprobs" in method.needs:
+            rows = target_logprobs(model, tokenizer, rows, context)
+        steps = draw.draw(len(rows), per_step, config.steps, seed, draw.FORGET)
+        terms.append(Term("forget", config.gamma, rows, steps, method.forget_loss, method.forget_count))
+    if config.alpha > 0:
+        rows = encode(tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in context.retain])
+        steps = draw.draw(len(rows), per_step, config.steps, seed, draw.RETAIN)
+        terms.append(Term("retain", config.alpha, rows, steps, method.retain_loss, sum))
+    optimisation = Optimisation(config.lr, config.warmup, config.weight_decay, config.max_grad_norm)
+    _train(model, tokenizer, terms, optimisation, context, seed, "unlearn")
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[TrainRow],
+    *,
+    beside: Sequence[TrainRow] = (),
+    steps: int,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    context: UnlearnContext,
+    warmup: float = 0.1,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+    description: str = "unlearn",
+) -> None:
+    """Train ``model`` in place by plain NLL: L = nll(rows) + nll(beside), each per answer token.
+
+    A step takes ``batch_size`` of ``rows`` (at most all of them) and as many of ``beside``, drawn by the seed. Call it
+    round after round on the same model; each call starts a fresh optimiser and schedule. Usage, budget, progress,
+    memory and NaN handling are the context's, as for every method.
+    """
+    if not rows:
+        raise ValueError("fine_tune needs at least one row")
+    per_step = min(batch_size, len(rows))
+    terms = []
+    for name, side, stream in (("forget", rows, draw.FORGET), ("retain", beside, draw.RETAIN)):
+        if side:
+            picked = draw.draw(len(side), per_step, steps, seed, stream)
+            terms.append(Term(name, 1.0, encode(tokenizer, side), picked, nll, sum))
+    _train(model, tokenizer, terms, Optimisation(lr, warmup, weight_decay, max_grad_norm), context, seed, description)
+
+
+def _train(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    terms: Sequence[Term],
+    optimisation: Optimisation,
+    context: UnlearnContext,
+    seed: int,
+    description: str,
+) -> None:
+    if not terms:
+        return
+    steps = _affordable(terms, context)
+    if steps == 0:
+        return
+    frozen = FrozenTarget(context, model)
+    terms = [
+        Term(t.name, t.weight, t.rows, t.steps[:steps], t.loss, t.count, frozen) for t in terms
+    ]  # loaded only when a loss calls it
+    with training(model, context):
+        UnlearnTrainer(
+            model, tokenizer, terms, steps, optimisation, context, seed=seed, description=description
+        ).train()
+
+
+def _affordable(terms: Sequence[Term], context: UnlearnContext) -> int:
+    """Whole steps that the token budget pays for. Cut before training, so that the learning rate still decays to its
+    end; what is cut is said in the usage's notes."""
+    planned = len(terms[0].steps)
+    if context.budget_tokens is None:
+        return planned
+    left = context.budget_tokens - context.usage.tokens_trained - context.usage.tokens_generated
+    for step in range(planned):
+        left -= step_tokens(terms, step)
+        if left < 0:
+            log.warning("The budget of %d tokens pays for %d of %d steps.", context.budget_tokens, step, planned)
+            context.usage.notes["budget_cut"] = {"steps": step, "planned": planned}
+            return step
+    return planned

@@ -1,0 +1,127 @@
+"""The rows as UnSTAR sees them: facts with their questions, and the retain rows that lie near or far."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unbench.unstar.config import RetainMix
+from unbench.unstar.words import normal
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One row: a question about a fact and the target's own answer sentence."""
+
+    fact: str
+    question: str
+    answer: str
+    subject: str = ""
+    relation: str = ""
+    value: str = ""
+    aliases: tuple[str, ...] = ()
+    others: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    """Other values of the same relation (normal form): none is a misspelling of the right one, and a rationale that
+    names one contradicts its answer."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """Everything that counts as the right answer; the whole answer where the value is unknown."""
+        return (self.value, *self.aliases) if self.value else (self.answer, *self.aliases)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Rows with one key share one wrong answer: a fact may also be asked backwards, for another value."""
+        return self.fact, normal(self.value or self.answer)
+
+
+_TEXTS = ("fact", "question", "answer", "subject", "relation", "value")
+
+
+def asks_of(rows: Iterable[Mapping[str, Any]], candidates: Mapping[str, frozenset[str]]) -> list[Ask]:
+    """Rows of a Dataset; a column that is missing or None is empty."""
+    found = []
+    for row in rows:
+        text = {name: str(row.get(name) or "") for name in _TEXTS}
+        aliases = tuple(str(alias) for alias in row.get("aliases") or ())
+        own = {normal(name) for name in (text["value"], *aliases)}
+        others = frozenset(candidates.get(text["relation"], frozenset()) - own)
+        found.append(Ask(**text, aliases=aliases, others=others))
+    return found
+
+
+def candidates_of(*sets: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """Values of each relation, in normal form."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for rows in sets:
+        for row in rows:
+            if row.get("relation") and row.get("value"):
+                found[str(row["relation"])].add(normal(str(row["value"])))
+    return {relation: frozenset(values - {""}) for relation, values in found.items()}
+
+
+def group(asks: Iterable[Ask]) -> dict[tuple[str, str], list[Ask]]:
+    """Rows by fact, in their order."""
+    groups: dict[tuple[str, str], list[Ask]] = defaultdict(list)
+    for ask in asks:
+        groups[ask.key].append(ask)
+    return dict(groups)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    subjects: frozenset[str]
+    relations: frozenset[str]
+    values: frozenset[str]
+
+    @classmethod
+    def of(cls, forget: Iterable[Ask]) -> _Seen:
+        rows = list(forget)
+        return cls(
+            frozenset(row.subject for row in rows) - {""},
+            frozenset(row.relation for row in rows) - {""},
+            frozenset(normal(row.value) for row in rows) - {""},
+        )
+
+
+def is_near(row: Ask, forget: _Seen) -> bool:
+    """Whether a retain row shares its subject, its value or its relation with a forgotten fact."""
+    return row.subject in forget.subjects or row.relation in forget.relations or normal(row.value) in forget.values
+
+
+def mix(retain: Sequence[Ask], forget: Sequence[Ask], how: RetainMix, number: int, seed: int) -> list[Ask]:
+    """``number`` retain rows (fewer where there are fewer), near and far as ``how`` says. Among near rows those that
+    share most with what is forgotten come first; ties and far rows are drawn by ``seed``."""
+    if how == "none":
+        return []
+    rng = random.Random(f"unstar/retain/{seed}")
+    seen = _Seen.of(forget)
+    near = [row for row in retain if is_near(row, seen)]
+    far = [row for row in retain if not is_near(row, seen)]
+    rng.shuffle(near)
+    rng.shuffle(far)
+    near.sort(key=lambda row: -_shared(row, seen))
+    if how == "near":
+        chosen = near[:number]
+    elif how == "far":
+        chosen = far[:number]
+    else:
+        # Equal parts; where one side is short the other fills up.
+        wanted = max(number // 2, number - len(far))
+        chosen = near[:wanted]
+        chosen += far[: number - len(chosen)]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def near_count(rows: Iterable[Ask], forget: Iterable[Ask]) -> int:
+    """How many of ``rows`` lie near ``forget``."""
+    seen = _Seen.of(forget)
+    return sum(is_near(row, seen) for row in rows)
+
+
+def _shared(row: Ask, seen: _Seen) -> int:
+    return (row.subject in seen.subjects) + (row.relation in seen.relations) + (normal(row.value) in seen.values)
