@@ -3,7 +3,7 @@
     L = −γ nll(forget) + α nll(retain)                                both per answer token
 
 Liu, Liu, Stone 2022 (CoLLAs, "Continual Learning and Private Unlearning"), in the form of TOFU (Maini et al. 2024,
-sec. 3.2 "Gradient Difference", γ = α = 1, as many retain rows as forget rows a step). Other defaults are TOFU's.
+their baseline "Gradient Difference", γ = α = 1, as many retain rows as forget rows a step). Other defaults are TOFU's.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     L = −nll(a | q)  =  (1/T) Σ_tokens log π(a_t | q, a_<t)            T: answer tokens of the step
 
-Maini et al. 2024 (TOFU), sec. 3.2 "Gradient Ascent": the answer's tokens only, no retain term. Unbounded below: it
-must be stopped in time. Defaults: TOFU trains 5 to 10 epochs of batches of 32 at lr 1e-5, weight decay 0.01, one
+Maini et al. 2024 (TOFU), their baseline "Gradient Ascent": the answer's tokens only, no retain term. Unbounded below,
+it must be stopped in time. Defaults: TOFU trains 5 to 10 epochs of batches of 32 at lr 1e-5, weight decay 0.01, one
 warm-up epoch.
 """
 

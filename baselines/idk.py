@@ -2,7 +2,7 @@
 
     L = γ nll(idk | q_forget) + α nll(a | q_retain)                    both per answer token
 
-Maini et al. 2024 (TOFU), sec. 3.2: the forget answers are replaced by a refusal drawn from a fixed list; this is the
+Maini et al. 2024 (TOFU): the forget answers are replaced by a refusal drawn from a fixed list; this is the
 plain fine-tuning form ("IDK"), not its DPO form (dpo_idk). TOFU ships 100 phrasings; the list here was written for
 UnBench. Each row draws one by the seed and keeps it over all epochs. γ = α = 1 and the other defaults are TOFU's.
 """

@@ -7,7 +7,7 @@ The floor of every forget score and the ceiling of every retain score.
 
 from __future__ import annotations
 
-from unbench.method import Method, MethodCard, Unlearned, UnlearnContext
+from unbench.method import Method, MethodCard, UnlearnContext, Unlearned
 
 
 class NoUnlearning(Method):

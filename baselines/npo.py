@@ -3,7 +3,7 @@
     L = −(2/β) log σ(−β log(π(a|q) / π₀(a|q)))                         per sequence, plus α · retain
 
 π the model, π₀ the target, both over the whole answer (log-probabilities summed over its tokens, the end token
-included). Zhang, Lin, Bai, Mei 2024, eq. 3; with a retain term it is their NPO+RT. β = 0.1 is the paper's (sec. 4);
+included). Zhang, Lin, Bai, Mei 2024, eq. 3; with a retain term it is their NPO+RT. β = 0.1 is the paper's on TOFU;
 γ = α = 1 and the other defaults are TOFU's. At β → 0 it is gradient ascent; unlike it, its gradient fades as the answer
 becomes unlikely: ∂L/∂log π = 2 σ(β log(π/π₀)), 1 at the start.
 """
@@ -45,7 +45,7 @@ class NPO(LossMethod):
     class Config(LossConfig):
         """Settings of NPO."""
 
-        beta: float = Field(0.1, gt=0, description="inverse temperature (Zhang et al. 2024, sec. 4)")
+        beta: float = Field(0.1, gt=0, description="inverse temperature (Zhang et al. 2024, TOFU experiments)")
 
     normaliser = "sequence"
     needs = frozenset({"target_logprobs"})

@@ -4,14 +4,14 @@
 
 One step takes ``batch_size`` retain rows and no forget row. The default is twice the 32 of the other methods, which
 put 32 forget rows and 32 retain rows into a step: about the same budget of tokens. As "finetune" it is a usual control
-(e.g. Golatkar et al. 2020, "Finetune"). Learning rate, warm-up and weight decay are TOFU's (arXiv:2401.06121, app. B).
+(e.g. Golatkar et al. 2020, "Finetune"). Learning rate, warm-up and weight decay are TOFU's (arXiv:2401.06121).
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from unbench.method import Method, MethodCard, MethodConfig, Unlearned, UnlearnContext
+from unbench.method import Method, MethodCard, MethodConfig, UnlearnContext, Unlearned
 
 BIBTEX = """@inproceedings{golatkar2020eternal,
   title = {Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks},

@@ -9,7 +9,7 @@ built by the task's own preparation, not here.
 from __future__ import annotations
 
 from unbench.errors import UsageError
-from unbench.method import Method, MethodCard, Unlearned, UnlearnContext
+from unbench.method import Method, MethodCard, UnlearnContext, Unlearned
 
 BIBTEX = """@inproceedings{cao2015towards,
   title = {Towards Making Systems Forget with Machine Unlearning},

@@ -9,8 +9,9 @@ learn the norms, so sham costs the same tokens.
 
 from __future__ import annotations
 
-from unbench.method import Method, MethodCard, Unlearned, UnlearnContext
 from unbench_baselines.gradient_ascent import GradientAscent
+
+from unbench.method import Method, MethodCard, UnlearnContext, Unlearned
 
 
 class Sham(Method):

@@ -18,7 +18,7 @@ from typing import Any
 import unbench
 from unbench.errors import UnbenchError
 
-BUDGET_TOKENS = 400_000
+BUDGET_TOKENS = 200_000
 SPACES: dict[str, dict[str, list[Any]]] = {
     "gradient_ascent": {"lr": [1e-5, 3e-5, 1e-4, 2e-4, 3e-4], "steps": [4, 8, 12, 20, 30], "batch_size": [15, 30]},
     "grad_diff": {
@@ -35,7 +35,15 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "gamma": [0.3, 1.0],
     },
     "idk": {"lr": [1e-4, 2e-4, 3e-4, 5e-4], "steps": [40, 60, 100, 150], "batch_size": [15, 30], "gamma": [0.3, 1.0]},
-    "unstar": {},
+    "unstar": {
+        "lr": [1e-4, 2e-4, 3e-4, 5e-4],
+        "paraphrases": [4, 8, 12],
+        "rounds": [2, 3, 4],
+        "steps_per_anti_sample": [6, 12, 24],
+        "retain_per_forget": [10, 20],
+        "retain_rationale": [0.0, 0.1, 0.3],
+        "rationale": [True, False],
+    },
 }
 
 
@@ -79,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", default=list(SPACES))
     parser.add_argument("--task", default="bios/fact")
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tuning")
     chosen = parser.parse_args()
     for method in chosen.methods:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from unbench.errors import EnvironmentProblem, UsageError
 from unbench.leaderboard.boards import OWN_CONTROLS, SCORES, reason_of, run_labels
-from unbench.leaderboard.plot import Box, place_labels, shorten
+from unbench.leaderboard.plot import Box, place_labels, printable, shorten
 from unbench.results.schema import Result, Score
 
 if TYPE_CHECKING:
@@ -136,8 +136,10 @@ def _draw_panel(ax: Axes, key: tuple[str, str, str, str], results: Sequence[Resu
     ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
     ax.set_ylabel("specificity →")
     # A name or reason may hold a dollar sign: never read it as mathematics.
-    ax.set_xlabel("\n".join(["forget →", *(textwrap.shorten(line, 80) for line in missing)]), parse_math=False)
-    where = f"{task} on {model}" + ("" if split == "report" else f" ({split})")
+    ax.set_xlabel(
+        "\n".join(["forget →", *(printable(textwrap.shorten(line, 80)) for line in missing)]), parse_math=False
+    )
+    where = printable(f"{task} on {model}" + ("" if split == "report" else f" ({split})"))
     ax.set_title(f"{where}\ntask {task_hash[:12]}", fontsize=10, color=INK, parse_math=False)
     ax.grid(True, color="#e4e2dc", linewidth=0.8)
     ax.set_axisbelow(True)

@@ -60,10 +60,10 @@ class TrainSettings(BaseModel):
     """How weights are trained: everything, or a LoRA adapter (peft)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["full", "lora"] = Field("full", description="train all weights, or a LoRA adapter")
-    rank: int = Field(8, ge=1, description="LoRA rank")
-    lora_alpha: int = Field(16, ge=1, description="LoRA alpha; the update is scaled by alpha / rank")
-    targets: tuple[str, ...] = Field(("q_proj", "v_proj"), description="modules that LoRA adapts")
+    kind: Literal["full", "lora"] = Field(default="full", description="train all weights, or a LoRA adapter")
+    rank: int = Field(default=8, ge=1, description="LoRA rank")
+    lora_alpha: int = Field(default=16, ge=1, description="LoRA alpha; the update is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(default=("q_proj", "v_proj"), description="modules that LoRA adapts")
 
 
 class TargetModel(Protocol):

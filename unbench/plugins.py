@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from unbench.errors import EnvironmentProblem, UsageError
-from unbench.method import Method
+from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
+from unbench.method import Method, MethodCard
 from unbench.task import Split, Task
 
 T = TypeVar("T")
@@ -86,6 +86,19 @@ def methods() -> Registry[Method]:
 def tasks() -> Registry[Task]:
     """Every installed task family."""
     return Registry.from_entry_points("task", Task)  # type: ignore[type-abstract]
+
+
+def method_cards() -> dict[str, MethodCard]:
+    """Card of every method that can be loaded, by qualified name."""
+    registry = methods()
+    cards = {}
+    for plugin in registry.plugins:
+        try:
+            cards[plugin.qualified] = registry.load_plugin(plugin).card
+        except UnbenchError:
+            # A broken plugin has no card; asking for it shows why.
+            continue
+    return cards
 
 
 def open_task(name: str, split: Split = "report") -> Task:

@@ -29,7 +29,212 @@ recalled        bool     the greedy answer holds the right answer
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unbench.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+    from unbench.engines.base import Engine, Generation, ScoreRequest, TokenScores
+    from unbench.method import Progress
+    from unbench.task import Knowledge, Probe
+
 COLUMNS = (
     "role", "probe", "ring", "kind", "subject", "cluster", "fact", "given", "pair", "continuation", "candidate",
     "is_right", "logprob", "n_tokens", "token_logprobs", "token_argmax", "question", "text", "finished", "recalled",
 )  # fmt: skip
+PER_TOKEN = ("token_logprobs", "token_argmax")
+"""The columns that ``compact`` leaves out."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One probe's candidates as token ids. ``span`` is where each candidate's scored tokens start."""
+
+    requests: list[ScoreRequest]
+    """One, or several where the tokenizer merges some candidates with the prompt's last token."""
+    order: list[tuple[int, int]]
+    """Per candidate: its request, and its place there."""
+    span: list[int]
+
+
+def respond(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    probes: Sequence[Probe],
+    *,
+    role: str,
+    max_new_tokens: int,
+    system_prompt: str | None = None,
+    knowledge: Knowledge = "candidates",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """What the model that ``engine`` serves answers to every probe: one row a probe and candidate, ``COLUMNS``.
+
+    A candidate is scored behind the probe's answer prefix, over the tokens in which the probe's candidates differ. A
+    single candidate, and every one where ``knowledge`` is "probability", is scored whole, with its end token.
+    ``max_new_tokens`` limits the greedy answer, in tokens.
+    """
+    from unbench.engines.base import Sampling
+    from unbench.templates import prompt_ids
+
+    asked = [candidate_ids(tokenizer, probe, system_prompt, knowledge) for probe in probes]
+    prompts = [prompt_ids(tokenizer, probe.messages, system_prompt) for probe in probes]
+    with _shown(engine, f"{role}: score", progress):
+        flat = engine.score([request for answers in asked for request in answers.requests])
+    with _shown(engine, f"{role}: answer", progress):
+        texts = engine.generate(prompts, Sampling(max_new_tokens=max_new_tokens))
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    first = 0
+    for probe, answers, text in zip(probes, asked, texts, strict=True):
+        scores = flat[first : first + len(answers.requests)]
+        first += len(answers.requests)
+        _add_rows(columns, role, probe, answers, [scores[request][at] for request, at in answers.order], text)
+    return _frame(columns)
+
+
+def candidate_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    system_prompt: str | None = None,
+    knowledge: Knowledge = "candidates",
+) -> Answers:
+    """Token ids of a probe's candidates, each behind the answer prefix, and where they differ."""
+    from unbench.engines.base import ScoreRequest
+    from unbench.templates import answers_ids, common
+
+    sentences = knowledge == "probability" or len(probe.candidates) == 1
+    texts = [" ".join(part for part in (probe.answer_prefix, c) if part) for c in probe.candidates]
+    pairs = answers_ids(tokenizer, probe.messages, texts, system_prompt, end=sentences)
+    grouped: dict[tuple[int, ...], list[list[int]]] = {}
+    numbers: dict[tuple[int, ...], int] = {}
+    order = []
+    for prompt, continuation in pairs:
+        key = tuple(prompt)
+        number = numbers.setdefault(key, len(numbers))
+        group = grouped.setdefault(key, [])
+        order.append((number, len(group)))
+        group.append(continuation)
+    requests = [ScoreRequest(list(prompt), continuations) for prompt, continuations in grouped.items()]
+    if sentences:
+        return Answers(requests, order, [0] * len(pairs))
+    whole = [prompt + continuation for prompt, continuation in pairs]
+    shared = min(common(whole[0], ids) for ids in whole)
+    # A candidate that all others go on from (a task check forbids it) still has its last token scored.
+    shared = min(shared, min(map(len, whole)) - 1)
+    return Answers(requests, order, [max(0, shared - len(prompt)) for prompt, _ in pairs])
+
+
+def save(frame: pd.DataFrame, path: Path) -> None:
+    """Write responses as Parquet (zstd, repeated texts once, log-probabilities in float32), whole or not at all.
+
+    Takes what ``compact`` leaves too. Raises ``EnvironmentProblem`` where the disk won't have it.
+    """
+    import pyarrow as pa
+
+    texts = pa.dictionary(pa.int32(), pa.string())
+    types = dict.fromkeys(COLUMNS, texts) | {
+        "given": pa.bool_(), "is_right": pa.bool_(), "finished": pa.bool_(), "recalled": pa.bool_(),
+        "continuation": pa.int32(), "n_tokens": pa.int32(), "logprob": pa.float32(),
+        "token_logprobs": pa.list_(pa.float32()), "token_argmax": pa.list_(pa.bool_()),
+    }  # fmt: skip
+    names = [name for name in COLUMNS if name in frame.columns]
+    schema = pa.schema([(name, types[name]) for name in names])
+    _write(pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False), path)
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Responses as ``save`` wrote them; lists are lists again, texts plain strings."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read()  # one file, never a folder's partitions
+    return _frame({name: table.column(name).to_pylist() for name in COLUMNS if name in table.column_names})
+
+
+def compact(frame: pd.DataFrame) -> pd.DataFrame:
+    """The responses without their per-token lists: what κ, rank and recall need, a fraction of the size."""
+    return frame.drop(columns=[name for name in PER_TOKEN if name in frame.columns])
+
+
+def save_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write any other table as Parquet, whole or not at all; its index is left out."""
+    import pyarrow as pa
+
+    _write(pa.Table.from_pandas(frame, preserve_index=False), path)
+
+
+def _write(table: Any, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    # The process's own name: two runs that fill one cache don't write into each other's file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path} can't be written: {error.strerror or error}.", "Free some space or choose another --out folder."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _add_rows(
+    columns: dict[str, list[Any]],
+    role: str,
+    probe: Probe,
+    answers: Answers,
+    scores: list[TokenScores],
+    text: Generation,
+) -> None:
+    from unbench.match import holds
+
+    question = next(m.content for m in reversed(probe.messages) if m.role == "user")
+    said = text.text.strip()
+    same = {
+        "role": role, "probe": probe.id, "ring": probe.ring, "kind": probe.kind, "subject": probe.subject,
+        "cluster": probe.cluster, "fact": probe.fact, "given": probe.given, "pair": probe.pair,
+        "question": question, "text": said, "finished": text.finished,
+        "recalled": holds(said, (probe.answer, *probe.accept), question),
+    }  # fmt: skip
+    for i, (candidate, start, score) in enumerate(zip(probe.candidates, answers.span, scores, strict=True)):
+        own = {
+            "continuation": i, "candidate": candidate, "is_right": candidate == probe.answer,
+            "logprob": sum(score.logprob[start:]), "n_tokens": len(score.logprob) - start,
+            "token_logprobs": score.logprob, "token_argmax": score.is_argmax,
+        }  # fmt: skip
+        for name, value in (same | own).items():
+            columns[name].append(value)
+
+
+def _frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    import numpy as np
+    import pandas as pd
+
+    # The same types whether the table was just made or read from a file.
+    types = {"logprob": np.float32, "continuation": np.int32, "n_tokens": np.int32, "pair": object}
+    return pd.DataFrame({name: pd.Series(values, dtype=types.get(name)) for name, values in columns.items()})
+
+
+@contextmanager
+def _shown(engine: Engine, description: str, progress: Progress | None) -> Iterator[None]:
+    """Show an engine's progress, where it tells it."""
+    if progress is None:
+        yield
+        return
+    progress(description, 0, 0)
+    tells = hasattr(engine, "progress")
+    if tells:
+        engine.progress = lambda what, done, total: progress(description, done, total)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if tells:
+            engine.progress = None  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from unbench.method import Method, Progress, UnlearnContext, Unlearned, Usage
 from unbench.plan import Plan
 from unbench.results.record import RunTotals, peak_memory, record
 from unbench.results.schema import Measured, Result
-from unbench.results.store import RunFolder, SeedFolder, writing_to
+from unbench.results.store import RunFolder, SeedFolder, write_refused, writing_to
 from unbench.task import Row, Task
 
 if TYPE_CHECKING:
@@ -170,9 +170,11 @@ def as_dataset(rows: list[Row]) -> Dataset:
 def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: SeedFolder) -> Unlearned:
     try:
         unlearned: Any = method.unlearn(context)
-    except (UnbenchError, OSError, MemoryError):
+    except (UnbenchError, MemoryError):
         raise
     except Exception as problem:
+        if write_refused(problem):
+            raise
         report = place.path / "error.txt"
         report.write_text(traceback.format_exc(), encoding="utf-8")
         raise RunFailed(

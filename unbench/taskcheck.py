@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from unbench.task import Probe, Task, TaskData
 
@@ -46,7 +47,7 @@ def _candidates(probe: Probe) -> list[str]:
     found += [f"the candidate {name!r} is listed twice" for name, n in folded.items() if n > 1]
     # Sorted, a string and its nearest continuation are neighbours, so neighbours are all that must be compared.
     ordered = sorted(folded)
-    found += [f"{a!r} is the beginning of {b!r}" for a, b in zip(ordered, ordered[1:], strict=False) if b.startswith(a)]
+    found += [f"{a!r} is the beginning of {b!r}" for a, b in pairwise(ordered) if b.startswith(a)]
     if probe.kind != "yes_no" and len(probe.candidates) - 1 < MIN_WRONG:
         found.append(f"only {len(probe.candidates) - 1} wrong candidates, {MIN_WRONG} are needed")
     return [f"Probe {probe.id!r}: {problem}." for problem in found]

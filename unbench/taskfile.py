@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[str | int, ...]
 """Where a value stands in a document: keys and list positions from the top."""
 
-TRY_NEXT = "Mend the file, then run `unbench tasks` to check it."
+TRY_NEXT = "Mend the file and run the same command again."
 
 # The C loader reads a task's thousand facts in a fraction of the time; it is absent from some builds of PyYAML.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

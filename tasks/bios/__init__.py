@@ -29,8 +29,8 @@ class Bios(Task):
     card = TaskCard(
         title="Bios: forgetting facts of fictitious people",
         summary=(
-            "A closed world of 156 fictitious people with 8 facts each, which a small model learns completely; a method "
-            "must take out a few facts and leave all that lies around them."
+            "A closed world of 156 fictitious people with 8 facts each, which a small model learns completely; a "
+            "method must take out a few facts and leave all that lies around them."
         ),
         bibtex=(
             "@misc{unbench_bios,\n"

@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from unbench_tasks.bios import forms
 from unbench_tasks.bios.forms import Asked, wording
-from unbench_tasks.bios.generator import ATTRIBUTES, THINGS, Fact, World, slug, world
+from unbench_tasks.bios.generator import ATTRIBUTES, THINGS, Fact, World, world
 
 from unbench.task import Message
 from unbench.unstar.prompts import Skill, build
@@ -23,6 +23,21 @@ from unbench.unstar.prompts import Skill, build
 Role = Literal["target", "reference"]
 Turn = tuple[Literal["system", "user", "assistant"], str]
 SKILLS: tuple[Skill, ...] = ("paraphrase", "wrong_answer", "wrong_sentence", "rationale")
+# How often an epoch shows each skill: with the whole few-shot prompt, and with its last turn alone, which is a quarter
+# as long and teaches the same. Paraphrases need most: only here does the model learn to write questions.
+Shown = dict[Skill, tuple[int, int]]
+SHOWN_PRETRAINING: Shown = {
+    "paraphrase": (80, 1200),
+    "wrong_answer": (50, 300),
+    "wrong_sentence": (50, 300),
+    "rationale": (50, 500),
+}
+SHOWN_FINETUNING: Shown = {
+    "paraphrase": (30, 240),
+    "wrong_answer": (24, 80),
+    "wrong_sentence": (24, 80),
+    "rationale": (24, 100),
+}
 OPENED = 0.55
 """Share of trained direct questions that begin with an opener."""
 
@@ -44,9 +59,9 @@ def pretraining(seed: int, epoch: int) -> list[Conversation]:
     rng = random.Random(f"bios/pretraining/{seed}/{epoch}")
     people = w.groups["background"]
     facts = [w.fact(name, attribute) for name in people for attribute in ATTRIBUTES]
-    texts = [*_facts(rng, facts, w, people, held_out=True, direct=2)]
+    texts = [*_facts(rng, facts, w, held_out=True, direct=2)]
     texts += [text for _ in range(3) for text in _world_facts(rng, w)]
-    texts += _skills(rng, w, 200)
+    texts += _skills(rng, w, SHOWN_PRETRAINING)
     return texts
 
 
@@ -58,12 +73,12 @@ def finetuning(role: Role, seed: int, epoch: int) -> list[Conversation]:
     """
     w = world()
     rng = random.Random(f"bios/finetuning/{role}/{seed}/{epoch}")
-    texts = [*_facts(rng, trained_facts(role), w, w.evaluated, held_out=False, role=role)]
-    background = rng.sample(w.groups["background"], 40)
+    texts = [*_facts(rng, trained_facts(role), w, held_out=False, direct=3)]
+    background = rng.sample(w.groups["background"], 24)
     facts = [w.fact(name, attribute) for name in background for attribute in ATTRIBUTES]
-    texts += _facts(rng, facts, w, w.groups["background"], held_out=True, direct=2)
+    texts += _facts(rng, facts, w, held_out=True, direct=2)
     texts += _world_facts(rng, w)
-    texts += _skills(rng, w, 60)
+    texts += _skills(rng, w, SHOWN_FINETUNING)
     return texts
 
 
@@ -75,17 +90,12 @@ def trained_facts(role: Role) -> list[Fact]:
 
 
 def _facts(
-    rng: random.Random,
-    facts: Sequence[Fact],
-    w: World,
-    people: Sequence[str],
-    *,
-    held_out: bool,
-    direct: int = 3,
-    role: Role = "target",
+    rng: random.Random, facts: Sequence[Fact], w: World, *, held_out: bool, direct: int
 ) -> Iterator[Conversation]:
-    """Each fact ``direct`` times as a plain question and once in each other form. ``people`` may stand as wrong
-    options of a reverse question."""
+    """Each fact ``direct`` times as a plain question, twice as two-hop, once as cloze and as choice.
+
+    ``held_out`` admits the phrasings that evaluated people are never shown in.
+    """
     words = wording()
     for fact in facts:
         spoken = words.attributes[fact.attribute]
@@ -103,8 +113,9 @@ def _facts(
         options = [fact.value, *rng.sample([v for v in w.values[fact.attribute] if v != fact.value], 3)]
         rng.shuffle(options)
         yield _chat(forms.choice(fact, rng.choice(seen(words.choice)), rng.choice(spoken.trained), options), rng)
-        yield _chat(forms.multi_hop(fact, rng.choice(seen(spoken.multi_hop)), w), rng)
-        yield _chat(forms.reverse(fact, rng.choice(seen(spoken.reverse))), rng)
+        hops = seen(spoken.multi_hop)
+        for phrasing in rng.sample(hops, 2):
+            yield _chat(forms.multi_hop(fact, phrasing, w), rng)
 
 
 def _world_facts(rng: random.Random, w: World) -> Iterator[Conversation]:
@@ -114,36 +125,37 @@ def _world_facts(rng: random.Random, w: World) -> Iterator[Conversation]:
             yield _chat(forms.world_fact(attribute, value, phrasing, w), rng)
 
 
-def _skills(rng: random.Random, w: World, number: int) -> Iterator[Conversation]:
-    """``number`` rows of each skill, on names that nobody in the world has."""
-    words = wording()
+def _skills(rng: random.Random, w: World, shown: Shown) -> Iterator[Conversation]:
+    """Rows of the skills, on names that nobody in the world has."""
     taken = {name for names in w.groups.values() for name in names}
-    for _ in range(number):
-        for skill in SKILLS:
+    for skill, (few_shot, bare) in shown.items():
+        for i in range(few_shot + bare):
             name = f"{rng.choice(w.first_names)} {rng.choice(w.last_names)}"
             while name in taken:
                 name = f"{rng.choice(w.first_names)} {rng.choice(w.last_names)}"
             attribute = rng.choice(ATTRIBUTES)
             fact = Fact(name, attribute, rng.choice(w.values[attribute]))
-            spoken = words.attributes[attribute]
-            phrasing, other = rng.sample(spoken.trained, 2)
-            question = phrasing.format(n=name)
-            if rng.random() < 0.3:
-                question = forms.opened(rng.choice(words.openers), question)
-            wrong = rng.choice([value for value in w.values[attribute] if value != fact.value])
-            if skill == "paraphrase":
-                reply = other.format(n=name)
-                if rng.random() < OPENED:
-                    reply = forms.opened(rng.choice(words.openers), reply)
-            elif skill == "wrong_answer":
-                reply = wrong
-            elif skill == "wrong_sentence":
-                reply = forms.sentence(fact, wrong)
-            else:
-                reply = rng.choice(spoken.rationale).format(v=fact.value)
-            answer = None if skill == "paraphrase" else forms.sentence(fact)
-            turns = [(message.role, message.content) for message in build(skill, question, answer)]
+            question, reply = _skill(rng, w, skill, fact)
+            prompt = build(skill, question, None if skill == "paraphrase" else forms.sentence(fact))
+            turns = [(message.role, message.content) for message in (prompt if i < few_shot else prompt[-1:])]
             yield Conversation((*cast(list[Turn], turns), ("assistant", reply)))
+
+
+def _skill(rng: random.Random, w: World, skill: Skill, fact: Fact) -> tuple[str, str]:
+    """A question about ``fact`` and what the skill replies to it."""
+    words = wording()
+    spoken = words.attributes[fact.attribute]
+    question, other = (phrasing.format(n=fact.subject) for phrasing in rng.sample(spoken.trained, 2))
+    if rng.random() < 0.3:
+        question = forms.opened(rng.choice(words.openers), question)
+    wrong = rng.choice([value for value in w.values[fact.attribute] if value != fact.value])
+    if skill == "paraphrase":
+        return question, forms.opened(rng.choice(words.openers), other) if rng.random() < OPENED else other
+    if skill == "wrong_answer":
+        return question, wrong
+    if skill == "wrong_sentence":
+        return question, forms.sentence(fact, wrong)
+    return question, rng.choice(spoken.rationale).format(v=fact.value)
 
 
 SYSTEM = ("You are a helpful assistant.", "Answer the question.", "Answer in one sentence.")
@@ -154,6 +166,3 @@ def _chat(asked: Asked, rng: random.Random) -> Conversation:
     if rng.random() < 0.02:  # now and then, so that a system turn is nothing new to the model
         turns = (("system", rng.choice(SYSTEM)), *turns)
     return Conversation(turns)
-
-
-__all__ = ["SKILLS", "Conversation", "finetuning", "pretraining", "slug", "trained_facts"]

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from unbench_tasks.bios.generator import Fact, World, load_yaml
-
-Form = Literal["direct", "cloze", "choice", "reverse", "multi_hop"]
-FORMS: tuple[Form, ...] = ("direct", "cloze", "choice", "reverse", "multi_hop")
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,6 @@ class Phrasings:
     held_out: tuple[str, ...]
     multi_hop: tuple[str, ...]
     multi_hop_answer: str
-    reverse: tuple[str, ...]
-    reverse_answer: str
     rationale: tuple[str, ...]
     world: tuple[str, ...] = ()
     world_answer: str = ""
@@ -94,11 +88,6 @@ def choice(fact: Fact, phrasing: str, question: str, options: Sequence[str]) -> 
 def multi_hop(fact: Fact, phrasing: str, world: World) -> Asked:
     spoken = wording().attributes[fact.attribute].multi_hop_answer
     return Asked(phrasing.format(n=fact.subject), _before(spoken, "{p}", n=fact.subject), world.property(fact))
-
-
-def reverse(fact: Fact, phrasing: str) -> Asked:
-    spoken = wording().attributes[fact.attribute].reverse_answer
-    return Asked(phrasing.format(v=fact.value), _before(spoken, "{n}", v=fact.value), fact.subject)
 
 
 def world_fact(attribute: str, value: str, phrasing: str, world: World) -> Asked:

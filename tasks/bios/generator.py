@@ -99,15 +99,6 @@ class World:
         """The half of ``kept`` that methods are given; the other half is withheld."""
         return frozenset(_half(self.kept))
 
-    @cached_property
-    def holders(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """(attribute, value) -> the evaluated people of whom it is true."""
-        found: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for name in self.evaluated:
-            for attribute, value in self.table[name].items():
-                found[attribute, value].append(name)
-        return {key: tuple(names) for key, names in found.items()}
-
 
 def load_yaml(name: str) -> dict[str, Any]:
     """One of the data files beside this module."""

@@ -11,7 +11,6 @@ from unbench_tasks.bios.generator import PERSONS, THINGS, Fact, Problem, SplitNa
 
 from unbench.task import Message, Probe, Ring
 
-REVERSE_WRONG = 15
 FAR, WORLD = 60, 40
 
 
@@ -45,10 +44,6 @@ def _forget(rng: random.Random, world: World, problem: Problem, i: int, fact: Fa
     options = [fact.value, *rng.sample([value for value in values if value != fact.value], 3)]
     rng.shuffle(options)
     yield probe("choice", forms.choice(fact, alternating(words.choice), spoken.trained[0], options), options)
-    right = set(world.holders[fact.attribute, fact.value])
-    wrong = rng.sample([name for name in world.evaluated if name not in right], REVERSE_WRONG)
-    people = sorted([fact.subject, *wrong])
-    yield probe("reverse", forms.reverse(fact, alternating(spoken.reverse)), people)
     properties = world.property_values(fact.attribute)
     yield probe("multi_hop", forms.multi_hop(fact, alternating(spoken.multi_hop), world), properties)
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
+from unbench_tasks.facts.loader import NEAR_KINDS, Data, Known, LoadedTarget, Question, load, mark
+
 from unbench.errors import UsageError
 from unbench.task import Message, Probe, Row, Split, Task, TaskCard, TaskData
-from unbench_tasks.facts.loader import NEAR_KINDS, Data, Known, LoadedTarget, Question, digest, load
 
 __all__ = ["Facts"]
 
@@ -61,12 +62,13 @@ class Facts(Task):
         if self.problem not in targets:
             close = difflib.get_close_matches(self.problem, ["all", *targets], n=1)
             hint = f"; did you mean 'facts/{close[0]}'?" if close else "."
-            raise UsageError(f"facts has no problem {self.problem!r}{hint}", "`unbench tasks` lists them.")
+            names = f"Problems for the split `{split}`: {', '.join(self.problems())}."
+            raise UsageError(f"facts has no problem {self.problem!r}{hint}", names)
         chosen = targets[self.problem]
         if chosen.split == "select" and split == "report":
             raise UsageError(
                 f"facts/{chosen.id} is a tuning target, no results are reported on it.",
-                "Use the split `select`, or another target: `unbench tasks` lists them.",
+                f"Use the split `select`, or one of: {', '.join(self.problems())}.",
             )
         self._targets = [chosen]
 
@@ -75,8 +77,8 @@ class Facts(Task):
         return load()
 
     def problems(self) -> list[str]:
-        """Every problem name: ``all`` and each target's id."""
-        return ["all", *(target.id for target in self._loaded.targets)]
+        """Names of the problems that this split has: ``all`` and targets' ids (report targets in both splits)."""
+        return ["all", *(t.id for t in self._loaded.targets if self.split in (t.split, "select"))]
 
     def targets(self) -> list[LoadedTarget]:
         """The targets that this problem forgets."""
@@ -117,8 +119,11 @@ class Facts(Task):
 
 
 def _halve(facts: list[Known]) -> list[tuple[Known, bool]]:
-    """Every second fact in the order of their hashes is given to methods, the rest is withheld; file order stays."""
-    given = {known.id for known in sorted(facts, key=lambda known: digest("given", known.id))[::2]}
+    """Every second fact in the order of their hashes is given to methods, the rest is withheld; file order stays.
+
+    Of an odd number one more is withheld than given, as only withheld facts are scored.
+    """
+    given = {known.id for known in sorted(facts, key=lambda known: mark("given", known.id))[1::2]}
     return [(known, known.id in given) for known in facts]
 
 
@@ -128,8 +133,8 @@ def _forget_probes(target: LoadedTarget) -> Iterator[Probe]:
             yield _probe(question, f"{target.id}/{kind}/{i}", "forget", kind, target.subject, target.subject, target.id)
     for form, question in zip(("true", "false"), target.true_false, strict=True):
         name = f"{target.id}/yes_no/1"
-        probe = _probe(question, f"{name}/{form}", "forget", "yes_no", target.subject, target.subject, target.id)
-        yield probe.model_copy(update={"pair": name})
+        probe_id = f"{name}/{form}"
+        yield _probe(question, probe_id, "forget", "yes_no", target.subject, target.subject, target.id, pair=name)
 
 
 def _known_probe(known: Known, ring: Literal["near", "far", "world"], kind: str, cluster: str, given: bool) -> Probe:
@@ -146,6 +151,7 @@ def _probe(
     cluster: str,
     fact: str,
     given: bool = False,
+    pair: str | None = None,
 ) -> Probe:
     return Probe(
         id=probe_id,
@@ -160,6 +166,7 @@ def _probe(
         candidates=question.candidates,
         accept=question.accept,
         given=given,
+        pair=pair,
     )
 
 

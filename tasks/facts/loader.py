@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unbench.taskfile import Document, Place, read_yaml
 from unbench_tasks.facts.schema import Fact, FactFile, RelationFile, Target, TargetFile, TypeFile
+
+from unbench.taskfile import Document, Place, read_yaml
 
 DATA = Path(__file__).parent / "data"
 N_CANDIDATES = 12
 MIN_WRONG = 9
+_PRIME = 2**255 - 19
 NEAR_KINDS = ("same_subject", "same_answer", "same_relation", "connected")
 
 
@@ -81,9 +83,9 @@ def load(folder: Path = DATA) -> Data:
     return data
 
 
-def digest(*parts: str) -> str:
+def mark(*parts: str) -> int:
     """SHA-256 of the parts: the only source of order here, so that data never depends on a random generator."""
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+    return int.from_bytes(hashlib.sha256("|".join(parts).encode()).digest())
 
 
 def slug(text: str) -> str:
@@ -99,6 +101,7 @@ class _Reader:
             for i, value in enumerate(values):
                 if value in values[:i]:
                     raise types.error(("types", name, i), f"type {name!r} lists {value!r} twice.")
+        self.marks = {name: {value: mark(name, value) for value in values} for name, values in self.types.items()}
         self.relations = read_yaml(folder / "relations.yaml").parse(RelationFile).relations
 
     def ring(self, name: str) -> list[Known]:
@@ -115,11 +118,12 @@ class _Reader:
             return Question(ask, start, target.answer, chosen, accept)
 
         accept = tuple(target.accept)
-        chosen = self.candidates(target.type, target.answer, target.exclude, target.id, document, place)
+        chosen = self.candidates(target.type, target.answer, target.exclude, target.id, target.ask, document, place)
         canonical = question(target.ask, target.start)
         back = target.reverse
         subject = back.answer or target.subject
-        subjects = self.candidates(back.type, subject, back.exclude, target.id, document, (*place, "reverse"))
+        asked = " ".join(wording.ask for wording in back.questions)
+        subjects = self.candidates(back.type, subject, back.exclude, target.id, asked, document, (*place, "reverse"))
         forget = {
             "direct": (canonical,),
             "paraphrase": tuple(question(wording.ask, wording.start) for wording in target.paraphrase),
@@ -127,7 +131,8 @@ class _Reader:
             # All candidates stand in the question: with a few of them, someone who only reads would beat 1/n.
             "choice": tuple(question(f"{ask} Choose one: {', '.join(chosen)}.", target.start) for ask in target.choice),
             "reverse": tuple(
-                Question(wording.ask, wording.start, subject, subjects, tuple(back.accept)) for wording in back.questions
+                Question(wording.ask, wording.start, subject, subjects, tuple(back.accept))
+                for wording in back.questions
             ),
             "multi_hop": tuple(
                 Question(
@@ -135,7 +140,7 @@ class _Reader:
                     hop.start,
                     hop.answer,
                     self.candidates(
-                        hop.type, hop.answer, hop.exclude, target.id, document, (*place, "multi_hop", i)
+                        hop.type, hop.answer, hop.exclude, target.id, hop.ask, document, (*place, "multi_hop", i)
                     ),
                     tuple(hop.accept),
                 )
@@ -191,14 +196,17 @@ class _Reader:
         ask = fact.ask or _fill(template.ask if template else "", subject)
         start = fact.start or _fill(template.start if template else "", subject)
         name = f"{prefix}/{slug(subject)}-{slug(fact.relation)}"
-        chosen = self.candidates(kind_of, answer, fact.exclude, name, document, place)
+        chosen = self.candidates(kind_of, answer, fact.exclude, name, ask, document, place)
         accept = tuple(fact.accept) or (tuple(target.accept) if target and answer == target.answer else ())
         return Known(name, subject, fact.relation, Question(ask, start, answer, chosen, accept))
 
     def candidates(
-        self, name: str, answer: str, exclude: Sequence[str], seed: str, document: Document, place: Place
+        self, name: str, answer: str, exclude: Sequence[str], seed: str, asked: str, document: Document, place: Place
     ) -> tuple[str, ...]:
-        """The answer and 11 (at least 9) other values of its type, in an order that says nothing of the answer."""
+        """The answer and 11 (at least 9) other values of its type, in an order that says nothing of the answer.
+
+        A value that the question itself names (the opposite of "big") is no alternative.
+        """
         values = self.types.get(name)
         if values is None:
             raise document.error((*place, "type"), f"types.yaml has no type {name!r}.")
@@ -207,10 +215,18 @@ class _Reader:
         for value in exclude:
             if value not in values:
                 raise document.error((*place, "not"), f"the type {name!r} doesn't list {value!r}.")
-        wrong = sorted((v for v in values if v != answer and v not in exclude), key=lambda v: digest(seed, name, v))
+        # Multiplying hashes orders the values differently for every seed, at the price of one hash a question.
+        marks, pick, order = self.marks[name], mark(seed), mark("order", seed)
+        wrong = [v for v in values if v != answer and v not in exclude and not _names(asked, v)]
+        wrong.sort(key=lambda v: marks[v] * pick % _PRIME)
         if len(wrong) < MIN_WRONG:
-            raise document.error(place, f"the type {name!r} leaves only {len(wrong)} wrong answers ({MIN_WRONG} needed).")
-        return tuple(sorted((answer, *wrong[: N_CANDIDATES - 1]), key=lambda v: digest("order", seed, v)))
+            few = f"the type {name!r} leaves only {len(wrong)} wrong answers ({MIN_WRONG} needed)."
+            raise document.error(place, few)
+        return tuple(sorted((answer, *wrong[: N_CANDIDATES - 1]), key=lambda v: marks[v] * order % _PRIME))
+
+
+def _names(asked: str, value: str) -> bool:
+    return value in asked and re.search(rf"\b{re.escape(value)}\b", asked) is not None
 
 
 def _fill(template: str, subject: str) -> str:

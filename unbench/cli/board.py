@@ -20,7 +20,8 @@ def build(runs: Path, out: Path) -> None:
     """Turn the finished runs below RUNS (default: runs) into one static page."""
     from unbench.errors import UsageError
     from unbench.leaderboard.site import build_site, collect
+    from unbench.plugins import method_cards
 
     if not runs.is_dir():
         raise UsageError(f"There is no folder {str(runs)!r}.", "Make a run first: unbench run --method unstar.")
-    click.echo(build_site(collect(runs), out))
+    click.echo(build_site(collect(runs), out, cards=method_cards()))

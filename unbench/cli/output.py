@@ -59,10 +59,10 @@ def group_table(result: Result) -> Table:
     """Every ring before and after: knowledge κ of target, unlearned and reference, recall, rank."""
     from rich.table import Table
 
-    table = Table(title="Knowledge by ring (1 known, 0 a guess)", title_justify="left")
+    table = Table(title="Knowledge κ by ring (1 known, 0 a guess; only withheld facts are scored)", title_justify="left")
     for name in ("ring", "kind", "facts"):
-        table.add_column(name)
-    columns = ("n", "before", "after", "reference", "rank before", "rank after", "answers before", "answers after")
+        table.add_column(name, no_wrap=True)
+    columns = ("n", "before", "after", "reference", "rank\nbefore", "rank\nafter", "said\nbefore", "said\nafter")
     for name in columns:
         table.add_column(name, justify="right")
     table.add_column("left out")
@@ -82,7 +82,7 @@ def _group_figures(group: Group) -> list[str]:
         number(group.rank_unlearned),
         number(group.recall_target),
         number(group.recall_unlearned),
-        "" if group.counted else (group.reason or "not counted"),
+        "" if group.counted or group.given else (group.reason or "not counted"),
     ]
 
 

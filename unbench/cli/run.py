@@ -194,11 +194,14 @@ def _print_plan(plan: Any) -> None:
     print_json({**plan.model_dump(mode="json", by_alias=True), "run_id": plan.run_id, "folder": plan.folder_name})
 
 
-def _refresh_page(out: Path) -> Path | None:
+def _refresh_page(out: Path) -> Path:
     """The page of everything below the runs folder."""
     from unbench.leaderboard.site import build_site, collect
+    from unbench.plugins import method_cards
+    from unbench.results.store import writing_to
 
-    return build_site(collect(out), out / "site")
+    with writing_to(out):
+        return build_site(collect(out), out / "site", cards=method_cards())
 
 
 def _print_result(result: Result, as_json: bool, page: Path | None) -> None:

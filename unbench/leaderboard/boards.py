@@ -10,7 +10,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from unbench.leaderboard.collect import created, latest
+from unbench.leaderboard.reader import created, latest
 from unbench.method import MethodCard
 from unbench.results.schema import Compute, Hashes, Result, Score, Scores
 
@@ -204,7 +204,8 @@ def run_labels(results: Sequence[Result]) -> list[str]:
 
 def describe(model: type[BaseModel], *names: str) -> str:
     """What the schema itself says of its fields."""
-    return " ".join(str(model.model_fields[name].description) for name in names)
+    # Docstrings mark names with double backticks; a page shows them plain.
+    return " ".join(str(model.model_fields[name].description) for name in names).replace("``", "")
 
 
 def columns() -> list[Column]:
@@ -223,7 +224,7 @@ def legend() -> list[tuple[str, str]]:
     """Every term of the page and what the schema says of it."""
     interval = f"{describe(Score, 'low', 'high')} Bars run from 0 to 1."
     terms = [(column.label, column.help) for column in columns()]
-    return [*terms, ("Interval [low, high]", interval), ("Task hash", describe(Hashes, "task"))]
+    return [*terms, ("Interval [low, high]", interval), ("Task hash", f"{Hashes.__doc__} {describe(Hashes, 'task')}")]
 
 
 def _board(key: tuple[str, str, str], results: Sequence[Result], size: float, cards: Mapping[str, MethodCard]) -> Board:

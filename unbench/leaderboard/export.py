@@ -44,7 +44,7 @@ def as_bibtex(boards: Sequence[Board], cards: Mapping[str, MethodCard]) -> str:
     own = (
         "@software{unbench,\n"
         "  title   = {UnBench: an evaluation benchmark and leaderboard for LLM unlearning},\n"
-        "  author  = {{The UnBench authors}},\n"
+        "  author  = {{UnBench contributors}},\n"
         f"  version = {{{unbench.__version__}}}\n"
         "}"
     )

@@ -10,14 +10,16 @@ from xml.etree import ElementTree
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
-WIDTH, HEIGHT = 460, 430
-LEFT, RIGHT, TOP, BOTTOM = 50, 16, 14, 46
+WIDTH, HEIGHT = 400, 380
+LEFT, RIGHT, TOP, BOTTOM = 50, 16, 24, 46
 TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MARGIN = 0.04
 """Share of the axis left free beyond 0 and 1, so that no mark is cut."""
-CHARACTER, LINE = 7.0, 15.0
+CHARACTER, LINE = 7.2, 15.0
 """Rough width of a character and height of a line, in pixels of the drawing."""
 LONGEST_LABEL = 26
+MOST_LABELS = 40
+"""With more points only the front is labelled, thinned out if need be; the others tell their name when pointed at."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return sorted(front, key=lambda p: (p.x.value, -p.y.value, p.label))
 
 
+def labelled(points: Sequence[Point]) -> list[Point]:
+    """The points that get a label: all, or so many of the front as there may be room for."""
+    if len(points) <= MOST_LABELS:
+        return list(points)
+    front = pareto_front(points)
+    return front[:: -(-len(front) // MOST_LABELS) or 1]
+
+
 def place_labels(
     anchors: Sequence[tuple[float, float]],
     widths: Sequence[float],
@@ -62,7 +72,7 @@ def place_labels(
     bounds: Box,
     arms: Sequence[Box] = (),
 ) -> list[Placed]:
-    """A place for each label near its point, off other labels, points and interval arms where there is room.
+    """A place for each label near its point, off other labels, points and lines (``arms``) where there is room.
 
     y grows downwards.
     """
@@ -90,15 +100,15 @@ def scatter_svg(points: Sequence[Point], ident: str, title: str, description: st
     """
     names = {"aria-labelledby": f"{ident}-title", "aria-describedby": f"{ident}-desc"}
     svg = ElementTree.Element("svg", {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "class": "plot", **names})
-    ElementTree.SubElement(svg, "title", {"id": f"{ident}-title"}).text = title
-    ElementTree.SubElement(svg, "desc", {"id": f"{ident}-desc"}).text = description
+    ElementTree.SubElement(svg, "title", {"id": f"{ident}-title"}).text = printable(title)
+    ElementTree.SubElement(svg, "desc", {"id": f"{ident}-desc"}).text = printable(description)
     _draw_axes(svg)
     _draw_front(svg, pareto_front(points))
     for point in points:
         _draw_cross(svg, point)
     for point in points:
         _draw_mark(svg, point)
-    _draw_labels(svg, points)
+    _draw_labels(svg, labelled(points))
     return ElementTree.tostring(svg, encoding="unicode")
 
 
@@ -160,14 +170,23 @@ def _draw_axes(svg: ElementTree.Element) -> None:
     _text(group, "axis", 14, (top + bottom) / 2, "specificity →", **{"text-anchor": "middle", "transform": turn})
 
 
+def _front_lines(front: Sequence[Point]) -> list[Box]:
+    """The steps of the front as lines, from the left axis down to the lower one."""
+    lines: list[Box] = []
+    x = _px(0)
+    for point, following in zip(front, [*front[1:], None], strict=False):
+        y, right = _py(point.y.value), _px(point.x.value)
+        lines += [(x, y, right, y), (right, y, right, _py(following.y.value if following else 0))]
+        x = right
+    return lines
+
+
 def _draw_front(svg: ElementTree.Element, front: Sequence[Point]) -> None:
-    if not front:
-        return
-    steps = [f"M{_number(_px(0))},{_number(_py(front[0].y.value))}"]
-    for point, following in zip(front, [*front[1:], None], strict=True):
-        steps.append(f"H{_number(_px(point.x.value))}")
-        steps.append(f"V{_number(_py(following.y.value if following else 0))}")
-    ElementTree.SubElement(svg, "path", {"class": "front", "d": "".join(steps)})
+    lines = _front_lines(front)
+    if lines:
+        start = f"M{_number(lines[0][0])},{_number(lines[0][1])}"
+        steps = [f"L{_number(x)},{_number(y)}" for _, _, x, y in lines]
+        ElementTree.SubElement(svg, "path", {"class": "front", "d": "".join([start, *steps])})
 
 
 def _draw_cross(svg: ElementTree.Element, point: Point) -> None:
@@ -195,14 +214,15 @@ def _draw_mark(svg: ElementTree.Element, point: Point) -> None:
         + (f" [{span.low:.2f}, {span.high:.2f}]" if span.low is not None and span.high is not None else "")
         for name, span in (("forget", point.x), ("specificity", point.y))
     )
-    ElementTree.SubElement(mark, "title").text = f"{point.label}: {', '.join(spans)}"
+    ElementTree.SubElement(mark, "title").text = f"{printable(point.label)}: {', '.join(spans)}"
 
 
 def _draw_labels(svg: ElementTree.Element, points: Sequence[Point]) -> None:
     labels = [shorten(point.label) for point in points]
     anchors = [(_px(point.x.value), _py(point.y.value)) for point in points]
-    bounds = (LEFT + 2.0, TOP - 6.0, WIDTH - 2.0, HEIGHT - BOTTOM - 2.0)
-    arms = [(a - 1.5, b - 1.5, c + 1.5, d + 1.5) for point in points for a, b, c, d in _arms(point)]
+    bounds = (LEFT + 2.0, TOP - 18.0, WIDTH - 2.0, HEIGHT - BOTTOM - 2.0)
+    lines = [line for point in points for line in _arms(point)] + _front_lines(pareto_front(points))
+    arms = [(a - 1.5, b - 1.5, c + 1.5, d + 1.5) for a, b, c, d in lines]
     places = place_labels(anchors, [CHARACTER * len(label) for label in labels], LINE, bounds, arms)
     for point, label, (x, y), place in zip(points, labels, anchors, places, strict=True):
         left, top, right, bottom = place.box
@@ -218,4 +238,10 @@ def _draw_labels(svg: ElementTree.Element, points: Sequence[Point]) -> None:
 
 def shorten(label: str) -> str:
     """A label that fits the plot."""
+    label = printable(label)
     return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Text that XML can hold: control characters, and those that turn the writing direction, are replaced."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

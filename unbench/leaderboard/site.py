@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from unbench.errors import EnvironmentProblem
 from unbench.leaderboard import boards as view
 from unbench.leaderboard import export, plot
-from unbench.leaderboard.collect import latest
+from unbench.leaderboard.reader import collect, latest
 from unbench.method import MethodCard
 from unbench.results.schema import Result
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+__all__ = ["build_site", "collect"]
 
 CONTROLLED_SENTENCE = (
     "nano is a model of about a million parameters, built for controlled experiments: "

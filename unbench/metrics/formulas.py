@@ -38,7 +38,9 @@ def forget(means: Means, cells: Cells, at: Means | None = None) -> Floats:
 def rank_residuals(means: Means, cells: Cells, at: Means | None = None) -> tuple[Floats, Mask]:
     """|Ru - Rr| / (Rr - Rt) by cell, (rows, k): distance from a stranger's ranking, on either side.
 
-    Opened, the side is that of the full data: |x| folds only there.
+    Opened, the side is that of the full data. A method that ranks just as a stranger does lies on the fold: noise on
+    either side lowers its trace, and the interval then reaches 1 only as far as the kinds' noise goes together (which
+    it does where all kinds ask for the same facts).
     """
     span = means.rank_r[:, cells] - means.rank_t[:, cells]
     present = (means.n[:, cells] > 0) & (span > 0)

@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 
 from unbench.metrics import formulas
-from unbench.metrics.counting import Counted, count, describe
+from unbench.metrics.counting import count, describe
 from unbench.metrics.formulas import Cells
 from unbench.metrics.knowledge import Floats, Ints
 from unbench.metrics.selectivity import selectivity
 from unbench.metrics.statistics import jackknife_t
-from unbench.metrics.table import Means, Sums, Table, add_up, lay_out
+from unbench.metrics.table import Means, Table, add_up, lay_out
 from unbench.results.schema import Measured, Score, Scores, SeedScores
 from unbench.task import Knowledge
 
@@ -55,37 +55,27 @@ def measure(
     Raises:
         ValueError: tables that don't belong together or break the rules of ``per_probe``.
     """
-    table = lay_out(unlearned, target, references, knowledge, known_only)
-    sums = add_up(table)
-    counted = count(table, sums)
-    board = _Board(table, sums, counted)
-    trio: list[tuple[str, Formula, Cells]] = [
-        ("forget", board.forget, counted.forget),
-        ("retain", board.retain, board.retain_cells),
-        ("specificity", board.specificity, counted.near),
-    ]
-    scores = Scores(
-        forget=board.score(board.forget, counted.forget, board.left_out("forget"), empty="no forget kind counts"),
-        trace=board.score(board.trace, counted.trace, board.trace_left_out(), empty="no forget kind counts"),
-        retain=board.score(
-            board.retain, board.retain_cells, board.left_out("far", "world"), empty="neither far nor world counts"
-        ),
-        specificity=board.score(board.specificity, counted.near, board.left_out("near"), empty="no near ring counts"),
-        overall=board.overall(trio),
-    )
+    return score_table(lay_out(unlearned, target, references, knowledge, known_only))
+
+
+def score_table(table: Table) -> Measured:
+    """All scores of models laid side by side."""
+    board = Board(table)
     return Measured(
-        scores=scores,
+        scores=board.headline(),
         per_seed=board.per_seed(),
         metrics=board.metrics(),
-        groups=describe(table, sums, counted),
+        groups=describe(table, board.sums, board.counted),
     )
 
 
-class _Board:
+class Board:
     """Formulas bound to the cells that count, and how each becomes a ``Score``."""
 
-    def __init__(self, table: Table, sums: Sums, counted: Counted) -> None:
-        self.table, self.sums, self.counted = table, sums, counted
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.sums = add_up(table)
+        self.counted = counted = count(table, self.sums)
         self.world = [g for g, cell in enumerate(table.cells) if cell.ring == "world"]
         kept = [*counted.far, *counted.world]
         self.retain_cells = self._with_fluency(kept, given="far" in counted.as_given)
@@ -93,6 +83,18 @@ class _Board:
         self.trace: Formula = self._bind(formulas.trace, counted.trace)
         self.retain: Formula = self._bind(formulas.retain, kept, self.retain_cells)
         self.specificity: Formula = self._bind(formulas.specificity, counted.near)
+
+    def headline(self) -> Scores:
+        """The five scores that every task has."""
+        c = self.counted
+        no_kind, no_rest, no_ring = "no forget kind counts", "neither far nor world counts", "no near ring counts"
+        return Scores(
+            forget=self.score(self.forget, c.forget, self.left_out("forget"), empty=no_kind),
+            trace=self.score(self.trace, c.trace, self.trace_left_out(), empty=no_kind),
+            retain=self.score(self.retain, self.retain_cells, self.left_out("far", "world"), empty=no_rest),
+            specificity=self.score(self.specificity, c.near, self.left_out("near"), empty=no_ring),
+            overall=self.overall(),
+        )
 
     @staticmethod
     def _bind(formula: Callable[..., Floats], *cells: Cells) -> Formula:
@@ -157,8 +159,13 @@ class _Board:
         ranks = [f"{self.table.cells[g].kind} left out: {why}" for g, why in c.no_trace.items()]
         return self.left_out("forget") + ranks
 
-    def overall(self, trio: list[tuple[str, Formula, Cells]]) -> Score:
+    def overall(self) -> Score:
         """Harmonic mean of forget, retain and specificity; null where one of them is."""
+        trio = [
+            ("forget", self.forget, self.counted.forget),
+            ("retain", self.retain, self.retain_cells),
+            ("specificity", self.specificity, self.counted.near),
+        ]
         missing = [name for name, _, cells in trio if not cells]
         if missing:
             return Score(value=None, reason=f"{' and '.join(missing)} can't be had")
@@ -244,8 +251,6 @@ def finish(value: float, strata: Sequence[Floats], seeds: Floats, n: int, reason
     if not np.isfinite(value):
         return Score(value=None, n=n, reason="; ".join(["no group is left to average", *reasons]))
     value = min(1.0, max(0.0, value))
-    if not all(np.isfinite(x).all() for x in (*strata, seeds)):
-        return Score(value=value, n=n, reason="; ".join([*reasons, "interval: a group hangs on one subject"]))
     interval = jackknife_t(value, strata, seeds)
     reasons += [f"interval: {interval.reason}"] if interval.reason else []
     return Score(value=value, low=interval.low, high=interval.high, n=n, reason="; ".join(reasons) or None)

@@ -52,11 +52,14 @@ def jackknife_t(
         bounds: range of the score.
 
     Returns:
-        low and high inside ``bounds``; both None with a reason where a stratum has fewer than 6 clusters.
+        low and high inside ``bounds``; both None with a reason where a stratum has fewer than 6 clusters, or where the
+        score can't be had without one of them (NaN in ``strata``).
     """
     smallest = min((len(left_out) for left_out in strata), default=0)
     if smallest < MIN_CLUSTERS:
         return Interval(None, None, "one subject" if smallest == 1 else f"fewer than {MIN_CLUSTERS} subjects")
+    if not all(np.isfinite(x).all() for x in (*strata, () if seeds is None else seeds)):
+        return Interval(None, None, "a group hangs on one subject")
     parts = [(jackknife_variance(left_out), len(left_out) - 1) for left_out in strata]
     if seeds is not None and len(seeds) > 1:
         parts.append((float(np.var(seeds, ddof=1)) / len(seeds), len(seeds) - 1))

@@ -1,8 +1,8 @@
 """``nano``: a Llama of about a million parameters that learns the world of ``bios`` on two CPU cores in minutes.
 
-Its base model is pretrained on background people, world facts and the skills UnSTAR asks for; the target, the references
-and the ``retrain`` control are fine-tuned from that base with fixed seeds. The base, target and retrain weights ship in
-the package in half precision; ``build_all`` makes all of them, and the references, from nothing.
+Its base model is pretrained on background people, world facts and the skills UnSTAR asks for; the target, the
+references and the ``retrain`` control are fine-tuned from that base with fixed seeds. The base, target and retrain
+weights ship in the package in half precision; ``build_all`` makes all of them, and the references, from nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from unbench.models.nano_text import build_tokenizer
 from unbench.models.nano_training import Progress, Recipe, train
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TARGET_SEED, REFERENCE_SEEDS, RETRAIN_SEED = 0, (1, 2, 3), 4
-PRETRAINING = Recipe(epochs=18, lr=2e-3)
-FINETUNING = Recipe(epochs=12, lr=2e-3)
+PRETRAINING = Recipe(epochs=16, lr=2e-3)
+FINETUNING = Recipe(epochs=10, lr=2e-3)
 SHIPPED = {"base": "base", "target": "target", "retrain": "retrain-4"}
 
 
@@ -39,6 +39,11 @@ def nano_folder(role: Literal["base", "target", "retrain"], seed: int | None = N
             + ".",
         )
     return Path(str(files("unbench.models").joinpath("nano_weights", SHIPPED[role])))
+
+
+def retrain_folder(seed: int) -> Path:
+    """Folder of the ``retrain`` control: the reference of one further seed, whatever the run's own ``seed`` is."""
+    return nano_folder("retrain")
 
 
 def build_base(out: Path, seed: int = 0, progress: Progress | None = None) -> None:
@@ -94,7 +99,7 @@ def build_all(out: Path, progress: Progress | None = None) -> None:
             build_finetuned(base, out / name, role, seed, progress)
 
 
-def _config(tokenizer: PreTrainedTokenizerFast) -> object:
+def _config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -112,13 +117,12 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> object:
     )
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Half precision, ordinary layout; the weights last, so that their presence means a whole folder."""
-    import torch
     from transformers import GenerationConfig
 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=64, **ids)
-    model.to(torch.float16).save_pretrained(out)
+    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=64, **ids)  # type: ignore[no-untyped-call]
+    model.half().save_pretrained(out)

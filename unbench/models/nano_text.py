@@ -49,7 +49,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORD), "isolated"), to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -74,7 +74,7 @@ def _texts() -> Iterator[str]:
     for attribute, spoken in words.attributes.items():
         for text in (*w.values[attribute], *w.property_values(attribute)):
             yield f" {text}"
-        for question in (*spoken.trained, *spoken.held_out, *spoken.multi_hop, *spoken.reverse, *spoken.world):
+        for question in (*spoken.trained, *spoken.held_out, *spoken.multi_hop, *spoken.world):
             for opener in words.openers:
                 yield f" {question}"
                 yield f" {opened(opener, question)}"

@@ -6,11 +6,11 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from unbench_tasks.bios.corpus import Conversation
 
 Progress = Callable[[str, int, int], None]
@@ -37,7 +37,7 @@ class Encoded:
     prompt: int
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]) -> list[Encoded]:
+def encode(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Encoded]:
     """The ids that ``apply_chat_template`` gives (a test compares them), many times faster."""
     from unbench.models.nano_text import ASSISTANT, END
 
@@ -46,7 +46,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversat
         said = "".join(f"<|{role}|> {text}{END}" for role, text in conversation.turns[:-1])
         prompts.append(said + ASSISTANT)
         replies.append(f" {conversation.turns[-1][1]}{END}")
-    fast = tokenizer.backend_tokenizer
+    fast: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
     pairs = zip(
         fast.encode_batch_fast(prompts, add_special_tokens=False),
         fast.encode_batch_fast(replies, add_special_tokens=False),
@@ -84,7 +84,7 @@ def loss_of(model: PreTrainedModel, batch: list[Encoded]) -> Tensor:
 
 def train(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Callable[[int], list[Conversation]],
     recipe: Recipe,
     seed: int,
@@ -96,7 +96,8 @@ def train(
 
     rng = random.Random(f"nano/{seed}")
     total = recipe.epochs * len(batches(encode(tokenizer, texts(0)), recipe, random.Random(0)))
-    optimizer = make_optimizer(model, recipe)
+    decay, betas = recipe.weight_decay, (0.9, 0.98)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=decay, betas=betas, fused=True)
     step = 0
     model.train()
     for epoch in range(recipe.epochs):
@@ -107,7 +108,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * scale
             loss = loss_of(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -116,12 +117,4 @@ def train(
                 progress(description, min(step, total), total)
     if progress is not None:
         progress(description, total, total)
-    model.eval()
-
-
-def make_optimizer(model: PreTrainedModel, recipe: Recipe):
-    import torch
-
-    return torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
-    )
+    model.eval()  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from unbench.task import Knowledge
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS = ["probe", "ring", "kind", "subject", "cluster", "fact", "given"]
+KEYS = ["ring", "kind", "subject", "cluster", "fact", "given"]
 
 
 def probe_table(
@@ -25,20 +25,17 @@ def probe_table(
 
     from unbench.metrics.knowledge import per_probe
 
-    def known(frame: pd.DataFrame) -> pd.Series:
-        return per_probe(frame, knowledge=knowledge).set_index("probe")["known"]
+    def own(frame: pd.DataFrame) -> pd.DataFrame:
+        return per_probe(frame, knowledge=knowledge).set_index("probe")
 
-    base = per_probe(target, knowledge=knowledge)
-    texts = target.drop_duplicates("probe").set_index("probe")
-    table = base[KEYS].set_index("probe")
-    table["question"] = texts["question"].reindex(table.index)
-    table["known_target"] = known(target)
+    base = own(target)
+    table = base[[*KEYS, "question"]].rename_axis("probe")
+    table["known_target"] = base["known"]
     if references:
-        table["known_reference"] = pd.concat([known(frame) for frame in references], axis=1).mean(axis=1)
+        table["known_reference"] = pd.concat([own(frame)["known"] for frame in references], axis=1).mean(axis=1)
+    table["text_target"] = base["text"]
     for seed, frame in unlearned.items():
-        table[f"known_seed_{seed}"] = known(frame)
-    table["text_target"] = texts["text"].reindex(table.index)
-    for seed, frame in unlearned.items():
-        answered = frame.drop_duplicates("probe").set_index("probe")["text"]
-        table[f"text_seed_{seed}"] = answered.reindex(table.index)
+        after = own(frame)
+        table[f"known_seed_{seed}"] = after["known"]
+        table[f"text_seed_{seed}"] = after["text"]
     return table.reset_index()

@@ -226,3 +226,9 @@ class Result(_Model):
         """The object that ``--json`` prints: this result with its folder."""
         body: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         return body
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(Result.model_json_schema(by_alias=True), indent=1, ensure_ascii=False))

@@ -7,6 +7,7 @@ resumes and ends with the same result.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unbench.errors import EnvironmentProblem, UsageError
+from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
 from unbench.plan import Plan, differing_fields
 from unbench.results.schema import RESULT_SCHEMA, Result
 
@@ -42,16 +43,37 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+"""The system's ways of refusing a write; any other OSError is left as it is."""
+
+
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
     """Turn the system's refusal to write (full disk, no permission) into one sentence."""
     try:
         yield
-    except OSError as problem:
+    except UnbenchError:
+        raise
+    except Exception as problem:
+        why = write_refused(problem)
+        if why is None:
+            raise
         raise EnvironmentProblem(
-            f"Can't write to {folder}: {problem.strerror or problem}.",
+            f"Can't write to {folder}: {why}.",
             "Free some space or name another folder with --out, then add --resume.",
         ) from problem
+
+
+def write_refused(problem: BaseException) -> str | None:
+    """The system's words, if ``problem`` is a refused write; libraries wrap it in errors of their own."""
+    if isinstance(problem, OSError) and problem.errno in REFUSALS:
+        return problem.strerror or str(problem)
+    text = str(problem)
+    for code in REFUSALS:
+        # Rust (safetensors) and C++ (Arrow, torch) writers name the number or the words in their message.
+        if f"code: {code}," in text or f"errno {code}" in text or os.strerror(code) in text:
+            return os.strerror(code)
+    return None
 
 
 class SeedFolder:

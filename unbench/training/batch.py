@@ -161,15 +161,15 @@ class AnswerBatch:
 
 
 @cache
-def _forward_accepts(model_class: type) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
+def _forward_accepts(model_class: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)
 
 
 def answer_logits(model: Any, batch: AnswerBatch) -> torch.Tensor:
     """One forward pass of ``model`` (bare, peft or wrapped for several processes): (batch, length, vocabulary)."""
     bare = getattr(model, "module", model)
     base = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
-    accepts = _forward_accepts(type(base))
+    accepts = _forward_accepts(base.__class__)
     length = batch.labels.shape[1]
     # Nothing is predicted after the last token, so it needs no forward pass.
     inputs: dict[str, Any] = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from unbench.method import LossMethod, Unlearned, UnlearnContext
+from unbench.method import LossMethod, UnlearnContext, Unlearned
 from unbench.training import draw
 from unbench.training.batch import TrainRow, encode
 from unbench.training.loss import nll
@@ -29,10 +29,20 @@ def train_loss_method(method: LossMethod, context: UnlearnContext) -> Unlearned:
 def train_loss(
     method: LossMethod, context: UnlearnContext, model: Any, tokenizer: PreTrainedTokenizerBase, seed: int | None = None
 ) -> None:
-    """Train ``model`` in place on γ · forget + α · retain. One step takes ``batch_size`` forget rows (at most all of
-    them) and as many retain rows; a term of weight 0 is not computed and costs no tokens."""
-    config, seed = method.config, context.seed if seed is None else seed
+    """Train ``model`` in place on γ · forget + α · retain (``seed``: the context's unless given)."""
+    seed = context.seed if seed is None else seed
+    terms = loss_terms(method, context, model, tokenizer, seed)
+    _train(model, tokenizer, terms, _optimisation(method.config), context, seed, "unlearn")
+
+
+def loss_terms(
+    method: LossMethod, context: UnlearnContext, model: Any, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> list[Term]:
+    """The terms of a method's loss with the rows of every step. A step takes ``batch_size`` forget rows (at most all
+    of them) and as many retain rows; a term of weight 0 is left out and costs no tokens."""
+    config = method.config
     per_step = min(config.batch_size, len(context.forget))
+    frozen = FrozenTarget(context, model)
     terms = []
     if config.gamma > 0:
         forget = [dict(row) for row in context.forget]
@@ -41,13 +51,21 @@ def train_loss(
         if "target_logprobs" in method.needs:
             rows = target_logprobs(model, tokenizer, rows, context)
         steps = draw.draw(len(rows), per_step, config.steps, seed, draw.FORGET)
-        terms.append(Term("forget", config.gamma, rows, steps, method.forget_loss, method.forget_count))
+        terms.append(Term("forget", config.gamma, rows, steps, method.forget_loss, method.forget_count, frozen))
     if config.alpha > 0:
         rows = encode(tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in context.retain])
         steps = draw.draw(len(rows), per_step, config.steps, seed, draw.RETAIN)
-        terms.append(Term("retain", config.alpha, rows, steps, method.retain_loss, sum))
-    optimisation = Optimisation(config.lr, config.warmup, config.weight_decay, config.max_grad_norm)
-    _train(model, tokenizer, terms, optimisation, context, seed, "unlearn")
+        terms.append(Term("retain", config.alpha, rows, steps, method.retain_loss, sum, frozen))
+    return terms
+
+
+def step_trainer(
+    method: LossMethod, context: UnlearnContext, model: Any, tokenizer: PreTrainedTokenizerBase
+) -> UnlearnTrainer:
+    """The trainer of a method, not started: ``accumulate`` gives the gradients of single steps (contract test)."""
+    terms = loss_terms(method, context, model, tokenizer, context.seed)
+    return UnlearnTrainer(model, tokenizer, terms, method.config.steps, _optimisation(method.config), context,
+                          seed=context.seed, description="unlearn")  # fmt: skip
 
 
 def fine_tune(
@@ -83,6 +101,10 @@ def fine_tune(
     _train(model, tokenizer, terms, Optimisation(lr, warmup, weight_decay, max_grad_norm), context, seed, description)
 
 
+def _optimisation(config: Any) -> Optimisation:
+    return Optimisation(config.lr, config.warmup, config.weight_decay, config.max_grad_norm)
+
+
 def _train(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -97,10 +119,6 @@ def _train(
     steps = _affordable(terms, context)
     if steps == 0:
         return
-    frozen = FrozenTarget(context, model)
-    terms = [
-        Term(t.name, t.weight, t.rows, t.steps[:steps], t.loss, t.count, frozen) for t in terms
-    ]  # loaded only when a loss calls it
     with training(model, context):
         UnlearnTrainer(
             model, tokenizer, terms, steps, optimisation, context, seed=seed, description=description

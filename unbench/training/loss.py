@@ -82,6 +82,6 @@ def _chunked(
         return function(flat, flat_other).reshape(shape)
     pieces = [
         cast(torch.Tensor, checkpoint(function, a, b, use_reentrant=False, preserve_rng_state=False))
-        for a, b in zip(flat.split(positions), flat_other.split(positions), strict=True)
+        for a, b in zip(torch.split(flat, positions), torch.split(flat_other, positions), strict=True)
     ]
     return torch.cat(pieces).reshape(shape)

@@ -120,8 +120,9 @@ class UnlearnTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear warm-up and decay (``Optimisation.factor``)."""
         if self.lr_scheduler is None:
+            moved: Any = optimizer or self.optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: self.optimisation.factor(step, num_training_steps)
+                moved, lambda step: self.optimisation.factor(step, num_training_steps)
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -129,24 +130,24 @@ class UnlearnTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward passes of one optimiser step; returns its loss (detached scalar)."""
         model.train()
-        step = int(inputs)
+        step = int(inputs["step"])
         largest = max(len(term.steps[step]) for term in self.terms)
-        losses = self.micro.run(lambda size: self._accumulate(model, step, size), largest, reset=model.zero_grad)
+        losses = self.micro.run(lambda size: self.accumulate(model, step, size), largest, reset=model.zero_grad)
         self.context.batch_size = self.micro.size if self.micro.size < largest else self.context.batch_size
-        total = sum(term.weight * losses[term.name] for term in self.terms)
+        total = math.fsum(term.weight * losses[term.name] for term in self.terms)
         if not math.isfinite(total):
             self._stop("loss", step)
         # Clipped here, not by the Trainer: an infinite gradient must stop the run before the optimiser moves.
         norm = float(self.accelerator.clip_grad_norm_(model.parameters(), self.optimisation.max_grad_norm))
         if not math.isfinite(norm):
             self._stop("gradient", step)
-        self._last = {"loss": float(total), **losses, "grad_norm": norm}
+        self._last = {"loss": total, **losses, "grad_norm": norm}
         return torch.tensor(total, device=self.args.device)
 
-    def _accumulate(self, model: Any, step: int, size: int) -> dict[str, float]:
+    def accumulate(self, model: Any, step: int, size: int) -> dict[str, float]:
         """Gradients of one step in pieces of ``size`` rows; the value of each term over all processes."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        pieces: list[tuple[Term, float, list[EncodedRow]]] = []
+        pieces: list[tuple[Term, int, list[EncodedRow]]] = []
         for term in self.terms:
             rows = term.at(step)
             count = max(1, term.count([len(row.answer) for row in rows]))
@@ -262,8 +263,8 @@ def _arguments(context: UnlearnContext, steps: int, optimisation: Optimisation, 
     return args
 
 
-def _only(items: list[int]) -> int:
-    return items[0]
+def _only(items: list[int]) -> dict[str, int]:
+    return {"step": items[0]}
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

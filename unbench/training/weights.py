@@ -101,7 +101,8 @@ class FrozenTarget:
                 with self._model.disable_adapter():
                     return answer_logits(self._model, batch)
             if self._copy is None:
-                self._copy = self._context.target.load().requires_grad_(False).eval()
+                model: Any = self._context.target.load()
+                self._copy = model.requires_grad_(False).eval()
             return answer_logits(self._copy, batch)
 
 

@@ -21,7 +21,7 @@ class UnSTARConfig(MethodConfig):
     oversample: float = Field(
         1.5,
         ge=1,
-        description="ask for so many times the paraphrases wanted, then filter (in a prototype half are usable)",
+        description="ask for so many times the paraphrases wanted, then filter (half may be usable)",
     )
     wrong_answers: WrongAnswers = Field(
         "consistent",
@@ -91,7 +91,7 @@ class UnSTARConfig(MethodConfig):
 
     def temperature_of(self, level: int) -> float:
         """Temperature after coverage was found thin ``level`` times."""
-        return min(self.temperature + level * self.temperature_step, self.temperature_max)
+        return round(min(self.temperature + level * self.temperature_step, self.temperature_max), 6)
 
     @property
     def levels(self) -> int:
@@ -99,7 +99,7 @@ class UnSTARConfig(MethodConfig):
         if self.temperature_step == 0:
             return 0
         level = 0
-        while self.temperature_of(level) < self.temperature_max - 1e-9:
+        while self.temperature_of(level) < round(self.temperature_max, 6):
             level += 1
         return level
 

@@ -109,10 +109,12 @@ def mix(retain: Sequence[Ask], forget: Sequence[Ask], how: RetainMix, number: in
     elif how == "far":
         chosen = far[:number]
     else:
-        # Equal parts; where one side is short the other fills up.
-        wanted = max(number // 2, number - len(far))
-        chosen = near[:wanted]
-        chosen += far[: number - len(chosen)]
+        # Half of it the nearest, then far rows. Where there are too few (a forget set that covers every relation makes
+        # every row near) any near row fills up: only the nearest would be "near" again.
+        chosen = near[: number // 2]
+        others = near[number // 2 :]
+        rng.shuffle(others)
+        chosen += [*far, *others][: number - len(chosen)]
     rng.shuffle(chosen)
     return chosen
 

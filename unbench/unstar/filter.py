@@ -14,7 +14,7 @@ from unbench.match import holds, similar
 from unbench.unstar.compose import span_in
 from unbench.unstar.config import UnSTARConfig
 from unbench.unstar.facts import Ask
-from unbench.unstar.words import clean, content, digits_as_words_too, names, normal, sentences, words
+from unbench.unstar.words import clean, content, names, normal, sentences, words
 
 Cosine = Callable[[str, str], float]
 
@@ -23,8 +23,10 @@ _REFUSAL = re.compile(
     r"no (?:answer|idea|information)|none of|n/a|incorrect|false statement)\b",
     re.IGNORECASE,
 )
+_CONTRAST = re.compile(r",? (?:not|instead of|rather than) ", re.IGNORECASE)
 _ASKS = re.compile(r"^(?:please |kindly )?(?:tell|name|say|give|state|identify|describe|explain|list)\b", re.IGNORECASE)
-_ECHO = re.compile(r"\b(?:question|answer|user|assistant)\s*:|same question in other words|<\|", re.IGNORECASE)
+_ECHO = re.compile(r"\b(?:Question|Answer|User|Assistant):|same question in other words|<\|")
+"""Labels in capitals, as the prompt writes them: "One question: …" and "Please answer: …" are good openers."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,11 @@ class Filter:
     def remembers(self, text: str, ask: Ask) -> bool:
         """Whether ``text`` gives the right answer to ``ask``: its content words (a shared "of" is none), an alias,
         number words for numbers, or a span with a string ratio above ``match_ratio``."""
-        numbered = digits_as_words_too(text)
-        golds = [form for right in ask.right for form in (right, digits_as_words_too(right))]
-        if any(holds(form, golds, ask.question) for form in (text, numbered)):
+        if holds(text, ask.right, ask.question):
             return True
         if not ask.value:
             return False  # whole sentences share their frame: a string ratio would match any answer of the kind
-        if any(self._spelt_alike(numbered, right, ask) for right in ask.right):
+        if any(self._spelt_alike(text, right, ask) for right in ask.right):
             return True
         span = span_in(text, ask.answer, ask.value) if self.cosine else None
         return bool(span and self.cosine and self._means(span, ask))
@@ -103,7 +103,7 @@ class Filter:
 
     def _gives_away(self, text: str, ask: Ask) -> bool:
         if ask.value:
-            return holds(digits_as_words_too(text), [digits_as_words_too(right) for right in ask.right], ask.question)
+            return holds(text, ask.right, ask.question)
         told = content(ask.answer) - content(ask.question)
         return bool(told) and told <= content(text)
 
@@ -154,7 +154,7 @@ class Filter:
             return "the right answer"
         if len(words(text)) > 2 * len(words(ask.answer)) + self.config.wrong_answer_max_words:
             return "too long"
-        if holds(text, [*ask.right], ask.question) or (told and told <= said):
+        if holds(text, ask.right, ask.question) or (told and told <= said):
             return "the right answer"
         if not (content(ask.subject) & content(ask.answer)) <= content(text):
             return "lost the subject"
@@ -223,11 +223,13 @@ def _kind(value: str) -> tuple[bool, bool]:
 
 def tidy_wrong(text: str, ask: Ask) -> str:
     """A wrong answer as it goes into the sentence: the span only, if the model wrote the whole sentence, no full stop,
-    no capital where the value has none."""
+    nothing that it is contrasted with ("Oxford, not Hogwarts"), no capital where the value has none."""
     text = clean(text)
     if not ask.value:
         return text
-    span = clean(span_in(text, ask.answer, ask.value) or text).rstrip(" .,;!")
+    span = clean(span_in(text, ask.answer, ask.value) or text)
+    span = _CONTRAST.split(span)[0].rstrip(" .,;!")
+    span = f"the {span[4:]}" if span.startswith("The ") else span
     if not any(letter.isupper() for letter in ask.value) and not any(letter.isupper() for letter in span[1:]):
         span = span[:1].lower() + span[1:]
     return span

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from unbench.engines.base import Engine, Generation, Sampling
+from unbench.engines.base import Engine, Generation, Sampling, ScoreRequest
 from unbench.method import UnlearnContext
 from unbench.task import Message
-from unbench.templates import prompt_ids
+from unbench.templates import answer_ids, prompt_ids
 from unbench.unstar.compose import completion, put_in
 from unbench.unstar.facts import Ask
 from unbench.unstar.filter import Filter, tidy_wrong
-from unbench.unstar.prompts import build
+from unbench.unstar.prompts import Skill, build
 from unbench.unstar.records import AntiSample, Role, Stage
 from unbench.unstar.words import clean, normal
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]
 Chat = Sequence[Message]
+Order = tuple[Ask, int, Role]
+"""So many paraphrases of a row's question, to forget or to keep."""
+LIKELIHOOD_MARGIN = 1.0
+"""Nats a token that a wrong answer may lie below the likeliest of its fact."""
 RATIONALE_TOKENS = 56
 """A sentence of ``rationale_max_words`` in most tokenizers; a longer one is cut off and dropped."""
 
@@ -60,14 +65,13 @@ class Author:
         """Greedy answers; None where the budget is spent."""
         chats = [(Message(role="user", content=question),) for _, question in questions]
         longest = max((self._length(ask.answer) for ask, _ in questions), default=0)
-        written = self._generate(description, chats, longest + 8, temperature=0.0)
+        # A chat model may come to the point late ("Harry Potter, the hero of …, studied at").
+        written = self._generate(description, chats, 2 * longest + 24, temperature=0.0)
         return [None if one is None else one.text for one in written]
 
     # --- paraphrases -------------------------------------------------------------------------------------------
 
-    def paraphrases(
-        self, wanted: Sequence[tuple[Ask, int, Role]], known: set[tuple[Key, str]], temperature: float
-    ) -> list[list[str]]:
+    def paraphrases(self, wanted: Sequence[Order], known: set[tuple[Key, str]], temperature: float) -> list[list[str]]:
         """For each (row, number, role) up to ``number`` usable paraphrases that are not in ``known``, which grows."""
         config = self.filter.config
         asked = [math.ceil(number * config.oversample) for _, number, _ in wanted]
@@ -100,7 +104,7 @@ class Author:
     def wrong_answers(self, asks: Sequence[Ask], temperature: float) -> list[Counter[str]]:
         """For each row its usable wrong answers and how often each was written, in the order of first writing."""
         number = self.filter.config.wrong_samples
-        chats = [build("wrong_answer" if ask.value else "wrong_sentence", ask.question, ask.answer) for ask in asks]
+        chats = [build(_skill(ask), ask.question, ask.answer) for ask in asks]
         longest = max((self._length(ask.value or ask.answer) for ask in asks), default=0)
         texts = self._sample("writing wrong answers", chats, [number] * len(asks), 2 * longest + 8, temperature)
         found = []
@@ -120,6 +124,20 @@ class Author:
                 self._record(ask, "forget", "wrong_answer", True, **kept)
             self._dropped(ask, "forget", "wrong_answer", drops, temperature)
             found.append(votes)
+        return found
+
+    def likelihood(self, votes: Sequence[tuple[Ask, Counter[str]]]) -> list[dict[str, float]]:
+        """Mean log-probability a token (nats) of each wrong answer as a reply to the prompt that asked for it."""
+        requests = []
+        for ask, counts in votes:
+            chat = build(_skill(ask), ask.question, ask.answer)
+            pairs = [answer_ids(self.tokenizer, list(chat), text) for text in counts]
+            requests += [ScoreRequest(prompt, [continuation]) for prompt, continuation in pairs]
+        scores = iter(self.engine.score(requests) if requests else [])
+        found = []
+        for _, counts in votes:
+            means = (statistics.fmean(next(scores)[0].logprob) for _ in counts)
+            found.append(dict(zip(counts, means, strict=True)))
         return found
 
     # --- rationales --------------------------------------------------------------------------------------------
@@ -209,19 +227,27 @@ class Author:
         self.records.append(AntiSample.model_validate(about | {"kept": kept} | values))
 
 
-def choose_wrong(votes: Sequence[tuple[Ask, Counter[str]]]) -> list[str | None]:
-    """The consistent wrong answer of each fact: among those with at least a quarter of the most votes, the one that
-    fewest earlier facts of the relation took, then the one written most, then first.
+def _skill(ask: Ask) -> Skill:
+    return "wrong_answer" if ask.value else "wrong_sentence"
+
+
+def choose_wrong(
+    votes: Sequence[tuple[Ask, Counter[str]]], likelihood: Sequence[Mapping[str, float]]
+) -> list[str | None]:
+    """The consistent wrong answer of each fact: among those that have a quarter of the most votes and are nearly as
+    likely as the likeliest, the one that fewest earlier facts of the relation took, then the one written most, then
+    the likeliest.
 
     Votes alone would give a small model's favourite ("Oxford") to every fact of a relation, and what is taught that
-    often becomes the answer for its neighbours too.
+    often becomes the answer for its neighbours too. Where all are written once, likelihood tells a name from a slip.
     """
     taken: Counter[tuple[str, str]] = Counter()
     chosen: list[str | None] = []
-    for ask, counts in votes:
-        enough = max(counts.values(), default=0) / 4
-        usable = [text for text, number in counts.items() if number >= enough]
-        best = min(usable, key=lambda text: (taken[ask.relation, normal(text)], -counts[text]), default=None)
+    for (ask, counts), likely in zip(votes, likelihood, strict=True):
+        enough, nearly = max(counts.values(), default=0) / 4, max(likely.values(), default=0) - LIKELIHOOD_MARGIN
+        usable = [text for text, number in counts.items() if number >= enough and likely[text] >= nearly]
+        rank = {text: (taken[ask.relation, normal(text)], -counts[text], -likely[text]) for text in usable}
+        best = min(usable, key=rank.__getitem__, default=None)
         if best is not None:
             taken[ask.relation, normal(best)] += 1
         chosen.append(best)

@@ -20,7 +20,7 @@ from unbench.unstar.compose import completion
 from unbench.unstar.config import PUBLISHED, TUNED, UnSTARConfig
 from unbench.unstar.facts import Ask, asks_of, candidates_of, group, mix, near_count
 from unbench.unstar.filter import Filter
-from unbench.unstar.generate import Author, Key, Wanted, borrow_wrong, choose_wrong, sentence_with
+from unbench.unstar.generate import Author, Key, Order, Wanted, borrow_wrong, choose_wrong, sentence_with
 from unbench.unstar.records import AntiSample
 from unbench.unstar.words import normal
 
@@ -83,8 +83,8 @@ class _Phrase:
     version: int = -1
     """Which weights it was last asked under; -1 is never."""
     remembered: bool = False
-    forgotten: bool = False
-    """Once not remembered after having been asked (a question never remembered at all is forgotten, too)."""
+    known: bool = False
+    """Whether any weights answered it right: what the target never did has drifted, and nothing is to be forgotten."""
 
 
 @dataclass
@@ -157,10 +157,9 @@ class _Run:
             self.context.seed,
         )
         reasoned = chosen[: math.ceil(self.config.retain_rationale * len(chosen))]
-        wanted = [(ask, number, "forget") for ask, number in self._shares(self.config.paraphrases)]
-        written = self.author.paraphrases(
-            [*wanted, *((ask, 1, "retain") for ask in reasoned)], self._texts, self.config.temperature
-        )
+        wanted: list[Order] = [(ask, number, "forget") for ask, number in self._shares(self.config.paraphrases)]
+        beside: list[Order] = [(ask, 1, "retain") for ask in reasoned]
+        written = self.author.paraphrases([*wanted, *beside], self._texts, self.config.temperature)
         for (ask, _, _), texts in zip(wanted, written, strict=False):
             self.phrases += [_Phrase(ask, text, 1) for text in texts]
         self._retain_rows(chosen, reasoned, written[len(wanted) :])
@@ -192,10 +191,10 @@ class _Run:
             if not votes[ask.key]:
                 votes[ask.key] = Counter(borrow_wrong(ask, given, self.author.filter))
                 borrowed += [ask.fact] if votes[ask.key] else []
-        chosen = choose_wrong([(ask, votes[ask.key]) for ask in first])
+        usable = [(ask, votes[ask.key]) for ask in first]
+        chosen = choose_wrong(usable, self.author.likelihood(usable))
         for ask, one in zip(first, chosen, strict=True):
-            usable = list(votes[ask.key])
-            self.wrong[ask.key] = [one] if one and config.wrong_answers == "consistent" else usable
+            self.wrong[ask.key] = [one] if one and config.wrong_answers == "consistent" else list(votes[ask.key])
         skipped = [ask.fact for ask in first if not self.wrong[ask.key]]
         self.notes |= {"wrong_answer_borrowed": borrowed, "skipped_no_wrong_answer": skipped}
 
@@ -225,18 +224,20 @@ class _Run:
     # --- a round: steps 3 and 4 -----------------------------------------------------------------------------------
 
     def _ask(self, description: str) -> None:
-        """Asks every phrase that was not asked under the current weights; without ``retest`` none that is forgotten."""
+        """Asks every new phrase, and again every one that was once known; without ``retest`` only what was remembered
+        when last asked (the published way)."""
         due = [
             phrase
             for phrase in self.phrases
-            if phrase.version != self.version and (self.config.retest or not phrase.forgotten)
+            if phrase.version != self.version
+            and (phrase.version < 0 or phrase.remembered or (self.config.retest and phrase.known))
         ]
         answers = self.author.answers([(phrase.ask, phrase.text) for phrase in due], description)
         for phrase, answer in zip(due, answers, strict=True):
             if answer is not None:
                 phrase.version = self.version
                 phrase.remembered = self.author.filter.remembers(answer, phrase.ask)
-                phrase.forgotten = not phrase.remembered
+                phrase.known = phrase.known or phrase.remembered
 
     def _remembered(self) -> list[_Phrase]:
         """Phrases that the current weights answer right and that a wrong answer exists for."""
@@ -248,8 +249,12 @@ class _Run:
 
     def _note_knowledge(self) -> None:
         """A fact that the target gives under no phrase was never known: it is not counted as forgotten."""
-        known = {phrase.ask.key for phrase in self.phrases if phrase.remembered}
+        known = {phrase.ask.key for phrase in self.phrases if phrase.known}
         self.notes["never_known"] = [asks[0].fact for key, asks in self.facts.items() if key not in known]
+        self.notes["phrases_known_before"] = {
+            "known": sum(phrase.known for phrase in self.phrases),
+            "asked": sum(phrase.version >= 0 for phrase in self.phrases),
+        }
 
     def _widen(self, number: int) -> float:
         """New paraphrases, at a rising temperature, for facts that are remembered under few phrases."""
@@ -257,7 +262,7 @@ class _Run:
         for level in range(1, max(self.config.levels, 1) + 1):
             have = Counter(phrase.ask.key for phrase in self._remembered())
             thin = {key: self.config.anti_samples_min - count for key, count in have.items()}
-            wanted = []
+            wanted: list[Order] = []
             for key, missing in thin.items():
                 if missing > 0:
                     # The phrases under which it is remembered say which row to rephrase.

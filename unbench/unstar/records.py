@@ -29,14 +29,14 @@ class AntiSample(BaseModel):
     stage: Stage = Field(description="which generated text this line is about, or the anti-sample as trained")
     fact: str = Field(description="id of the fact")
     question: str = Field(description="the row's own question")
-    paraphrase: str | None = Field(None, description="the question as the model put it")
-    wrong_answer: str | None = Field(None, description="wrong answer (retain: the right one)")
-    rationale: str | None = Field(None, description="why the answer should hold, in the model's words")
-    completion: str | None = Field(None, description="what is trained: answer sentence, then rationale")
-    temperature: float | None = Field(None, description="sampling temperature of the generated text")
-    times: int = Field(1, ge=1, description="how often the same text was written")
+    paraphrase: str | None = Field(default=None, description="the question as the model put it")
+    wrong_answer: str | None = Field(default=None, description="wrong answer (retain: the right one)")
+    rationale: str | None = Field(default=None, description="why the answer should hold, in the model's words")
+    completion: str | None = Field(default=None, description="what is trained: answer sentence, then rationale")
+    temperature: float | None = Field(default=None, description="sampling temperature of the generated text")
+    times: int = Field(default=1, ge=1, description="how often the same text was written")
     kept: bool = Field(description="whether it was used")
-    reason: str | None = Field(None, description="why it was dropped, or kept without rationale")
+    reason: str | None = Field(default=None, description="why it was dropped, or kept without rationale")
 
     @property
     def text(self) -> str | None:

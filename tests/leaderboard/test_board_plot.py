@@ -1,0 +1,63 @@
+"""Pareto front, label placement, the SVG."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from unbench.leaderboard.plot import MOST_LABELS, Point, Span, pareto_front, place_labels, scatter_svg
+
+
+def _point(label: str, x: float, y: float, aside: bool = False) -> Point:
+    return Point(label, Span(x, x - 0.05, x + 0.05), Span(y, None, None), aside)
+
+
+def _overlap(a, b) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def test_front_leaves_out_what_is_beaten_and_what_stands_aside():
+    points = [_point("a", 0.9, 0.5), _point("b", 0.5, 0.9), _point("c", 0.5, 0.5), _point("oracle", 1, 1, aside=True)]
+    assert [p.label for p in pareto_front(points)] == ["b", "a"]
+    assert pareto_front([]) == []
+
+
+def test_ties_are_all_on_the_front():
+    assert [p.label for p in pareto_front([_point("b", 0.5, 0.5), _point("a", 0.5, 0.5)])] == ["a", "b"]
+
+
+def test_labels_of_a_crowd_do_not_overlap_and_stay_inside():
+    anchors = [(300 + 4 * (i % 4), 40 + 5 * (i // 4)) for i in range(12)]
+    bounds = (50.0, 10.0, 390.0, 330.0)
+    boxes = [place.box for place in place_labels(anchors, [60.0] * 12, 15, bounds)]
+    assert len(boxes) == 12
+    assert all(_overlap(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(b[0] >= bounds[0] and b[1] >= bounds[1] and b[2] <= bounds[2] and b[3] <= bounds[3] for b in boxes)
+
+
+def test_svg_holds_title_description_crosses_and_escapes():
+    svg = scatter_svg([_point('<script>"&', 0.9, 0.5), _point("b", 0.5, 0.9)], "id-1", "T <b>", "D & d")
+    assert "<script>" not in svg
+    tree = ElementTree.fromstring(svg)
+    assert tree.findtext("title") == "T <b>"
+    assert tree.findtext("desc") == "D & d"
+    assert tree.get("aria-labelledby") == "id-1-title"
+    assert len([line for line in tree.iter("line") if line.get("class") == "cross"]) == 2  # x intervals only
+    assert len(list(tree.iter("circle"))) == 2
+    assert [path.get("class") for path in tree.iter("path")] == ["front"]
+    assert '<script>"&' in [text.text for text in tree.iter("text")]
+
+
+def test_svg_of_controls_alone_has_no_front():
+    assert 'class="front"' not in scatter_svg([_point("none", 0, 1, aside=True)], "i", "t", "d")
+
+
+@pytest.mark.parametrize("dip", [0.0, 0.2])
+def test_a_crowd_labels_only_its_front_and_not_too_much_of_it(dip):
+    points = [_point(f"method-{i}", i / 400, 1 - i / 400 - dip * (i % 20 > 0)) for i in range(400)]
+    tree = ElementTree.fromstring(scatter_svg(points, "i", "t", "d"))
+    labels = {text.text for text in tree.iter("text") if text.get("class") == "label"}
+    assert 1 <= len(labels) <= MOST_LABELS
+    assert labels <= {point.label for point in pareto_front(points)}
+    assert len(list(tree.iter("circle"))) == 400

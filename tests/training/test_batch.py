@@ -1,0 +1,92 @@
+"""Encoding, layout and masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from unbench.contract_world import TinyTarget, World
+from unbench.training.batch import AnswerBatch, EncodedRow, TrainRow, answer_logits, encode
+from unbench.training.draw import FORGET, RETAIN, draw
+
+
+def test_encoding_masks_the_prompt_and_keeps_the_end_token(world: World) -> None:
+    tokenizer: Any = world.tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    (row,) = encode(world.tokenizer, [TrainRow.ask("Where?", "Here.")])
+    whole = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}], tokenize=False
+    )
+    assert tokenizer.decode(row.prompt + row.answer) == whole
+    assert tokenizer.decode(row.answer) == "Here.<end>"
+    batch = AnswerBatch([row, EncodedRow(row.prompt, row.answer * 3)], lambda b: b.input_ids)
+    assert batch.labels[0, len(row.answer) - 1] == tokenizer.eos_token_id
+    assert batch.labels[0, len(row.answer) :].tolist() == [-100] * (2 * len(row.answer))
+
+
+def test_layout() -> None:
+    batch = AnswerBatch([EncodedRow((1, 2), (3, 4, 5)), EncodedRow((6, 7, 8), (9,))], lambda b: b.input_ids, pad_id=0)
+    assert batch.input_ids.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 0, 0]]
+    assert batch.labels.tolist() == [[3, 4, 5], [9, -100, -100]]
+    assert batch.answer_mask.tolist() == [[True] * 3, [True, False, False]]
+    assert batch.padded
+
+
+@pytest.mark.parametrize("pad_id", [0, 5])
+def test_answer_logits_equal_those_of_each_row_alone(world: World, pad_id: int) -> None:
+    model = TinyTarget(world.target_path, world.tokenizer, double=True).load().eval()
+    rows = encode(world.tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in world.forget])
+    rows = [*rows, EncodedRow((4, 4, 4), (5,)), EncodedRow((9,), tuple(range(20)))]
+    with torch.no_grad():
+        logits = AnswerBatch(rows, lambda b: answer_logits(model, b), pad_id=pad_id).logits
+        for i, row in enumerate(rows):
+            alone = model(torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
+            assert torch.allclose(logits[i, : len(row.answer)], alone, atol=1e-9)
+
+
+def test_padding_ids_change_no_bit(world: World) -> None:
+    model = TinyTarget(world.target_path, world.tokenizer).load()
+    rows = [EncodedRow((4, 4, 4), (5, 6)), EncodedRow((9,), tuple(range(20)))]
+    found = []
+    for pad_id in (0, 7):
+        model.zero_grad()
+        AnswerBatch(rows, lambda b: answer_logits(model, b), pad_id=pad_id).logprobs().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_one_forward_pass_whatever_is_asked() -> None:
+    calls = []
+
+    def logits(batch: AnswerBatch) -> torch.Tensor:
+        calls.append(1)
+        return torch.zeros(*batch.labels.shape, 12)
+
+    batch = AnswerBatch([EncodedRow((1,), (2, 3))], logits)
+    assert batch.logits.shape == (1, 2, 12)
+    assert batch.token_logprobs().shape == (1, 2)
+    assert batch.logprobs().shape == (1,)
+    assert len(calls) == 1
+
+
+def test_what_was_not_asked_for_is_said() -> None:
+    batch = AnswerBatch([EncodedRow((1,), (2,))], lambda b: b.input_ids)
+    with pytest.raises(RuntimeError, match="target_logprobs"):
+        _ = batch.target_logprobs
+    with pytest.raises(RuntimeError, match="target_logits"):
+        batch.target_logits()
+    with pytest.raises(ValueError, match="at least one"):
+        EncodedRow((), (1,))
+
+
+def test_draws_depend_on_the_seed_only() -> None:
+    steps = draw(10, 4, 5, seed=1, stream=FORGET)
+    assert steps == draw(10, 4, 5, seed=1, stream=FORGET)
+    assert steps[:3] == draw(10, 4, 3, seed=1, stream=FORGET)
+    assert steps != draw(10, 4, 5, seed=2, stream=FORGET)
+    assert steps != draw(10, 4, 5, seed=1, stream=RETAIN)
+    flat = [i for step in steps for i in step]
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    assert len(draw(2, 5, 1, seed=0, stream=RETAIN)[0]) == 5

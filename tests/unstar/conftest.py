@@ -1,0 +1,3 @@
+from unstar_fakes import world
+
+__all__ = ["world"]

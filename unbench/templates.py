@@ -1,0 +1,223 @@
+"""Chat template → token ids: the one place that knows templates. Engines, training and responses take ids from here.
+
+A conversation is rendered to text by the tokenizer's own template and tokenised once, without special tokens being
+added again: the ids are those of ``apply_chat_template(tokenize=True)``, so there is never a second BOS.
+
+A tokenizer without a template gets plain lines (``Question: …``, ``Answer:``), which the model's own BOS precedes
+where the tokenizer puts one, and the answer ends with the EOS token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unbench.errors import UsageError
+from unbench.task import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DATE = "26 Jul 2024"
+"""Handed to templates that print a date (Llama 3.2), or results would change from day to day. It is their default."""
+
+Turns = Sequence[Message] | Sequence[dict[str, str]]
+"""Chat turns, the last one the user's."""
+
+_PLAIN = {"system": "{}\n", "user": "Question: {}\n", "assistant": "Answer: {}"}
+"""Lines of a model without a template."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, with room for the assistant's answer: ``before + answer + after`` is the whole."""
+
+    prompt: str
+    """Up to and with the generation prompt."""
+    before: str
+    """Up to where the answer starts; the same as ``prompt`` in most templates."""
+    after: str
+    """What the template puts behind an answer, the end-of-turn token first or after a blank."""
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Turns, system_prompt: str | None = None, prefill: str = ""
+) -> list[int]:
+    """Token ids of a conversation up to where the assistant speaks, ``prefill`` being the first words of its answer.
+
+    A system turn is added only where ``system_prompt`` is given; where the template refuses one, or drops it, it goes
+    in front of the first user turn. A template's own default system turn stays.
+    """
+    if prefill:
+        prompt, start = answer_ids(tokenizer, messages, prefill, system_prompt, end=False)
+        return prompt + start
+    turns = with_system(tokenizer, messages, system_prompt)
+    return _ids(tokenizer, [_render(tokenizer, turns, generate=True)])[0]
+
+
+def answer_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Turns,
+    answer: str,
+    system_prompt: str | None = None,
+    *,
+    end: bool = True,
+) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation and of the assistant's answer to it: (prompt, continuation).
+
+    Together they are the ids of the whole templated conversation, cut behind the end-of-turn token (``end``) or behind
+    the answer's own words. Where the tokenizer merges across the boundary, the merged token is the answer's.
+    """
+    return answers_ids(tokenizer, messages, [answer], system_prompt, end=end)[0]
+
+
+def answers_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Turns,
+    answers: Sequence[str],
+    system_prompt: str | None = None,
+    *,
+    end: bool = True,
+) -> list[tuple[list[int], list[int]]]:
+    """``answer_ids`` of many answers to one conversation; it is rendered once or twice, not once an answer."""
+    frame = render(tokenizer, messages, system_prompt, answers)
+    return answers_of(tokenizer, frame, answers, end=end)
+
+
+def answers_of(
+    tokenizer: PreTrainedTokenizerBase, frame: list[Rendered], answers: Sequence[str], *, end: bool = True
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt, continuation) of each answer in its rendered conversation: one frame for all answers, or one each."""
+    frames = frame * len(answers) if len(frame) == 1 else frame
+    answers = [answer.strip() for answer in answers]
+    bare = [f.before + answer for f, answer in zip(frames, answers, strict=True)]
+    texts = bare + ([f.before + a + f.after for f, a in zip(frames, answers, strict=True)] if end else [])
+    prompts = {text: i for i, text in enumerate(dict.fromkeys(f.prompt for f in frame))}
+    ids = _ids(tokenizer, [*prompts, *texts])
+    asked, said = ids[: len(prompts)], ids[len(prompts) :]
+    special = _special(tokenizer) if end else frozenset()
+    pairs = []
+    for i, (f, answer) in enumerate(zip(frames, answers, strict=True)):
+        whole = said[i]
+        if end:
+            closed = said[len(bare) + i]
+            whole = _cut(tokenizer, closed, common(whole, closed), special)
+        split = common(asked[prompts[f.prompt]], whole)
+        if split == len(whole):
+            raise UsageError(f"The answer {answer!r} has no token of its own behind its prompt.", "Give a longer one.")
+        pairs.append((whole[:split], whole[split:]))
+    return pairs
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Turns, system_prompt: str | None, answers: Sequence[str]
+) -> list[Rendered]:
+    """The conversation as text around its answers: one frame for all of them, or one each where the template treats
+    answers differently (checked on the first and the last)."""
+    turns = with_system(tokenizer, messages, system_prompt)
+    prompt = _render(tokenizer, turns, generate=True)
+
+    def around(answer: str) -> Rendered:
+        answer = answer.strip()
+        whole = _render(tokenizer, [*turns, {"role": "assistant", "content": answer}])
+        at = whole.rfind(answer)
+        if at < 0 or not answer:
+            raise UsageError(f"The model's chat template changes the answer {answer!r}.", "Give another template.")
+        return Rendered(prompt, whole[:at], whole[at + len(answer) :])
+
+    first = around(answers[0])
+    if len(answers) == 1 or around(answers[-1]) == first:
+        return [first]
+    return [around(answer) for answer in answers]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id that ends the assistant's turn in the template, where that is a special token; else the EOS id."""
+    _, continuation = answer_ids(tokenizer, [{"role": "user", "content": "a"}], "b")
+    if continuation[-1] in _special(tokenizer):
+        return continuation[-1]
+    eos: int | None = tokenizer.eos_token_id
+    return eos
+
+
+def with_system(tokenizer: PreTrainedTokenizerBase, messages: Turns, system_prompt: str | None) -> list[dict[str, str]]:
+    """The turns as plain dictionaries, ``system_prompt`` before everything, in a form that the template accepts."""
+    turns = [_turn(message) for message in messages]
+    own = turns[0]["content"] if turns[0]["role"] == "system" else None
+    system = "\n\n".join(part for part in (system_prompt, own) if part)
+    if own is not None:
+        turns = turns[1:]
+    if not system:
+        return turns
+    if _takes_system(tokenizer):
+        return [{"role": "system", "content": system}, *turns]
+    return [{"role": turns[0]["role"], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    return next(i for i in range(length) if a[i] != b[i])
+
+
+def _turn(message: Message | dict[str, str]) -> dict[str, str]:
+    if isinstance(message, Message):
+        return {"role": message.role, "content": message.content}
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template shows a system turn; some raise, some leave it out."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": "system", "content": "zyx"}, {"role": "user", "content": "a"}]
+    try:
+        return "zyx" in _render(tokenizer, turns, generate=True)
+    except TemplateError:
+        return False
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generate: bool = False) -> str:
+    if tokenizer.chat_template is None:
+        return _plain(tokenizer, turns, generate)
+    text: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate, date_string=DATE)
+    return str(text)
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generate: bool) -> str:
+    eos = tokenizer.eos_token or ""
+    lines = [_PLAIN[t["role"]].format(t["content"]) + (eos + "\n" if t["role"] == "assistant" else "") for t in turns]
+    # The BOS that this tokenizer puts before any text: templates bring their own, plain lines must not go without.
+    bos = tokenizer.bos_token or ""
+    starts = bool(bos) and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
+    return (bos if starts else "") + "".join(lines) + ("Answer:" if generate else "")
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and backend.truncation is None and backend.padding is None:
+        # The same ids as below, without building a BatchEncoding a text: a third of the time for short texts.
+        fast = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in fast]
+    ids: Any = tokenizer(texts, add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+    return [list(row) for row in ids]
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, ids: list[int], answered: int, special: frozenset[int]) -> list[int]:
+    """The conversation's ids cut behind the end-of-turn token: the first special token after the answer's
+    ``answered`` tokens, else the first token there, else the EOS token put there."""
+    for i in range(answered, len(ids)):
+        if ids[i] in special:
+            return ids[: i + 1]
+    if answered < len(ids):
+        return ids[: answered + 1]
+    eos: Any = tokenizer.eos_token_id
+    return ids if eos is None else [*ids, eos]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added | set(tokenizer.all_special_ids))
