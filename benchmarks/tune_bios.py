@@ -1,4 +1,4 @@
-"""Tune every trained method on the ``select`` split of a bios problem, with the same number of trials and one token budget.
+"""Tune the trained methods on the ``select`` split of a bios problem: the same trials, the same token budget for all.
 
 Settings are drawn at random (seeded) from the space declared here; trial 0 is the method's present default. Each trial
 is one run with seed 0; the objective is ``overall``. All trials are kept in ``benchmarks/tuning/``.
@@ -71,14 +71,14 @@ def tune(method: str, task: str, trials: int, out: Path) -> None:
                 entry["error"] = problem.message
             else:
                 entry["config"] = result.plan["config"]
-                entry["scores"] = {name: getattr(result.scores, name).value for name in type(result.scores).model_fields}
+                entry["scores"] = result.table["value"].to_dict()
                 entry["tokens"] = result.compute.tokens_trained + result.compute.tokens_generated
                 entry["unlearn_s"] = round(result.compute.unlearn_s, 1)
         kept.append(entry)
         print(method, trial, entry.get("scores", entry.get("error")), entry.get("tokens"), settings, flush=True)
         out.mkdir(parents=True, exist_ok=True)
-        body = {"method": method, "task": task, "split": "select", "seed": 0, "budget_tokens": BUDGET_TOKENS, "trials": kept}
-        file.write_text(json.dumps(body, indent=1) + "\n")
+        where = {"method": method, "task": task, "split": "select", "seed": 0, "budget_tokens": BUDGET_TOKENS}
+        file.write_text(json.dumps({**where, "trials": kept}, indent=1) + "\n")
     best = max(kept, key=lambda entry: (entry.get("scores") or {}).get("overall") or -1.0)
     print("best", method, best["trial"], best["settings"], best.get("scores"))
 

@@ -44,9 +44,7 @@ def test_callback_scores_along_a_trainer(tmp_path: Path) -> None:
         output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=1, report_to="none", learning_rate=1e-3,
         use_cpu=True, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
-    )  # type: ignore[arg-type]
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback])  # type: ignore[arg-type]
     torch.manual_seed(0)
     trainer.train()
     assert [entry["step"] for entry in callback.history] == [2, 3]

@@ -92,11 +92,11 @@ def test_the_span_starts_where_candidates_differ() -> None:
     """Not at the prefix's end: a beginning that all candidates share is not scored."""
     words = tokenizer()
     asked = probe(answer="in London", candidates=("in London", "in the north"))
-    got = candidate_ids(words, asked)
+    got = candidate_ids(words, [asked])[0]
     shared = len(answer_ids(words, asked.messages, "Harry Potter studied at in", end=False)[1])
     assert got.span == [shared, shared]
     longer = probe(answer="red", candidates=("red", "red fox"))
-    got = candidate_ids(words, longer)
+    got = candidate_ids(words, [longer])[0]
     (request,) = got.requests
     assert got.span == [len(request.continuations[0]) - 1] * 2, "the shorter candidate keeps a token"
 
@@ -107,10 +107,10 @@ def test_whole_sentences_have_their_end_token() -> None:
         answer_prefix="", answer="Harry Potter studied at Hogwarts.", candidates=("Harry Potter studied at Hogwarts.",)
     )
     _, want = answer_ids(words, single.messages, single.answer)
-    got = candidate_ids(words, single)
+    got = candidate_ids(words, [single])[0]
     assert (got.requests[0].continuations, got.span) == ([want], [0])
     assert want[-1] == words.convert_tokens_to_ids("<|im_end|>")
-    several = candidate_ids(words, probe(), knowledge="probability")
+    several = candidate_ids(words, [probe()], knowledge="probability")[0]
     assert all(ids[-1] == want[-1] for ids in several.requests[0].continuations)
     assert several.span == [0] * 4
     frame = respond(Recorder(), words, [single], role="target", max_new_tokens=3)
@@ -128,7 +128,7 @@ def test_candidates_that_merge_with_the_prompt() -> None:
     """Prompts of one probe may differ by a token; spans still start where the candidates' ids differ."""
     words = tokenizer(TEMPLATES["merging"])
     asked = probe(answer_prefix="", answer="Harry", candidates=("Harry", "zzz"))
-    got = candidate_ids(words, asked)
+    got = candidate_ids(words, [asked])[0]
     whole = []
     for request, at in got.order:
         asked_for = got.requests[request]

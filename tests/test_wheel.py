@@ -34,13 +34,11 @@ def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def inside(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(installed)}
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, cwd=cwd, env=env, check=False
-    )
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd, env=env, check=False)
 
 
 def test_everything_is_imported_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "import unbench, unbench_baselines, unbench_tasks as t; print(unbench.__file__, unbench_baselines.__file__, t.__file__)"
+    code = "import unbench, unbench_baselines as b, unbench_tasks as t; print(*(m.__file__ for m in (unbench, b, t)))"
     done = inside(installed, tmp_path, "-c", code)
     assert done.returncode == 0, done.stderr
     assert all(path.startswith(str(installed)) for path in done.stdout.split())

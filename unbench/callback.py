@@ -1,4 +1,4 @@
-"""Score a model along its training: ``Trainer(…, callbacks=[unbench.UnlearningCallback(task="bios/fact", every=50)])``."""
+"""Score a model along its training: ``Trainer(…, callbacks=[unbench.UnlearningCallback(task=…, every=50)])``."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class UnlearningCallback(TrainerCallback):
         scores = {name: getattr(result.scores, name).value for name in type(result.scores).model_fields}
         self.history.append({"step": state.global_step, **scores})
         state.log_history.append(
-            {"step": state.global_step, **{f"unbench_{key}": value for key, value in scores.items()}}  # type: ignore[dict-item]
+            {"step": state.global_step, **{f"unbench_{key}": value for key, value in scores.items()}}
         )

@@ -56,13 +56,16 @@ PER_TOKEN = ("token_logprobs", "token_argmax")
 
 @dataclass(frozen=True)
 class Answers:
-    """One probe's candidates as token ids. ``span`` is where each candidate's scored tokens start."""
+    """One probe as token ids."""
 
+    prompt: list[int]
+    """The bare prompt."""
     requests: list[ScoreRequest]
     """One, or several where the tokenizer merges some candidates with the prompt's last token."""
     order: list[tuple[int, int]]
     """Per candidate: its request, and its place there."""
     span: list[int]
+    """Per candidate: where its scored tokens start."""
 
 
 def respond(
@@ -83,14 +86,12 @@ def respond(
     ``max_new_tokens`` limits the greedy answer, in tokens.
     """
     from unbench.engines.base import Sampling
-    from unbench.templates import prompt_ids
 
-    asked = [candidate_ids(tokenizer, probe, system_prompt, knowledge) for probe in probes]
-    prompts = [prompt_ids(tokenizer, probe.messages, system_prompt) for probe in probes]
+    asked = candidate_ids(tokenizer, probes, system_prompt, knowledge)
     with _shown(engine, f"{role}: score", progress):
         flat = engine.score([request for answers in asked for request in answers.requests])
     with _shown(engine, f"{role}: answer", progress):
-        texts = engine.generate(prompts, Sampling(max_new_tokens=max_new_tokens))
+        texts = engine.generate([answers.prompt for answers in asked], Sampling(max_new_tokens=max_new_tokens))
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     first = 0
     for probe, answers, text in zip(probes, asked, texts, strict=True):
@@ -102,34 +103,38 @@ def respond(
 
 def candidate_ids(
     tokenizer: PreTrainedTokenizerBase,
-    probe: Probe,
+    probes: Sequence[Probe],
     system_prompt: str | None = None,
     knowledge: Knowledge = "candidates",
-) -> Answers:
-    """Token ids of a probe's candidates, each behind the answer prefix, and where they differ."""
-    from unbench.engines.base import ScoreRequest
-    from unbench.templates import answers_ids, common
+) -> list[Answers]:
+    """Token ids of every probe's candidates, each behind the answer prefix, and where they differ."""
+    from unbench.templates import Asked, encode
 
-    sentences = knowledge == "probability" or len(probe.candidates) == 1
-    texts = [" ".join(part for part in (probe.answer_prefix, c) if part) for c in probe.candidates]
-    pairs = answers_ids(tokenizer, probe.messages, texts, system_prompt, end=sentences)
-    grouped: dict[tuple[int, ...], list[list[int]]] = {}
-    numbers: dict[tuple[int, ...], int] = {}
+    asked = []
+    for probe in probes:
+        texts = [" ".join(part for part in (probe.answer_prefix, c) if part) for c in probe.candidates]
+        asked.append(Asked(probe.messages, texts, end=knowledge == "probability" or len(texts) == 1))
+    encoded = encode(tokenizer, asked, system_prompt)
+    return [_answers(e.prompt, e.answers, a.end) for e, a in zip(encoded, asked, strict=True)]
+
+
+def _answers(bare: list[int], pairs: list[tuple[list[int], list[int]]], sentences: bool) -> Answers:
+    from unbench.engines.base import ScoreRequest
+    from unbench.templates import common
+
+    requests: dict[tuple[int, ...], ScoreRequest] = {}
     order = []
     for prompt, continuation in pairs:
-        key = tuple(prompt)
-        number = numbers.setdefault(key, len(numbers))
-        group = grouped.setdefault(key, [])
-        order.append((number, len(group)))
-        group.append(continuation)
-    requests = [ScoreRequest(list(prompt), continuations) for prompt, continuations in grouped.items()]
+        request = requests.setdefault(tuple(prompt), ScoreRequest(prompt, []))
+        order.append((list(requests).index(tuple(prompt)), len(request.continuations)))
+        request.continuations.append(continuation)
     if sentences:
-        return Answers(requests, order, [0] * len(pairs))
+        return Answers(bare, list(requests.values()), order, [0] * len(pairs))
     whole = [prompt + continuation for prompt, continuation in pairs]
     shared = min(common(whole[0], ids) for ids in whole)
     # A candidate that all others go on from (a task check forbids it) still has its last token scored.
     shared = min(shared, min(map(len, whole)) - 1)
-    return Answers(requests, order, [max(0, shared - len(prompt)) for prompt, _ in pairs])
+    return Answers(bare, list(requests.values()), order, [max(0, shared - len(prompt)) for prompt, _ in pairs])
 
 
 def save(frame: pd.DataFrame, path: Path) -> None:

@@ -80,34 +80,61 @@ def answers_ids(
     *,
     end: bool = True,
 ) -> list[tuple[list[int], list[int]]]:
-    """``answer_ids`` of many answers to one conversation; it is rendered once or twice, not once an answer."""
-    frame = render(tokenizer, messages, system_prompt, answers)
-    return answers_of(tokenizer, frame, answers, end=end)
+    """``answer_ids`` of many answers to one conversation."""
+    return encode(tokenizer, [Asked(messages, answers, end)], system_prompt)[0].answers
 
 
-def answers_of(
-    tokenizer: PreTrainedTokenizerBase, frame: list[Rendered], answers: Sequence[str], *, end: bool = True
-) -> list[tuple[list[int], list[int]]]:
-    """(prompt, continuation) of each answer in its rendered conversation: one frame for all answers, or one each."""
-    frames = frame * len(answers) if len(frame) == 1 else frame
-    answers = [answer.strip() for answer in answers]
-    bare = [f.before + answer for f, answer in zip(frames, answers, strict=True)]
-    texts = bare + ([f.before + a + f.after for f, a in zip(frames, answers, strict=True)] if end else [])
-    prompts = {text: i for i, text in enumerate(dict.fromkeys(f.prompt for f in frame))}
-    ids = _ids(tokenizer, [*prompts, *texts])
-    asked, said = ids[: len(prompts)], ids[len(prompts) :]
-    special = _special(tokenizer) if end else frozenset()
-    pairs = []
-    for i, (f, answer) in enumerate(zip(frames, answers, strict=True)):
-        whole = said[i]
-        if end:
-            closed = said[len(bare) + i]
-            whole = _cut(tokenizer, closed, common(whole, closed), special)
-        split = common(asked[prompts[f.prompt]], whole)
-        if split == len(whole):
-            raise UsageError(f"The answer {answer!r} has no token of its own behind its prompt.", "Give a longer one.")
-        pairs.append((whole[:split], whole[split:]))
-    return pairs
+@dataclass(frozen=True)
+class Asked:
+    """A conversation, the answers to encode behind it, and whether with their end token."""
+
+    messages: Turns
+    answers: Sequence[str]
+    end: bool = True
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of an ``Asked``."""
+
+    prompt: list[int]
+    """What ``prompt_ids`` gives."""
+    answers: list[tuple[list[int], list[int]]]
+    """What ``answer_ids`` gives, one an answer."""
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Asked], system_prompt: str | None = None
+) -> list[Encoded]:
+    """Token ids of many conversations. Each is rendered two or three times, not once an answer, and every distinct
+    text is tokenised once, all of them in one call."""
+    rendered = [render(tokenizer, asked.messages, system_prompt, asked.answers) for asked in conversations]
+    texts: dict[str, int] = {}
+    for asked, frames in zip(conversations, rendered, strict=True):
+        for text in (frames[0].prompt, *_texts(frames, asked.answers, asked.end)):
+            texts.setdefault(text, len(texts))
+    ids = _ids(tokenizer, list(texts))
+    special = _special(tokenizer)
+    out = []
+    for asked, frames in zip(conversations, rendered, strict=True):
+        prompt = ids[texts[frames[0].prompt]]
+        bare = [ids[texts[text]] for text in _texts(frames, asked.answers, False)]
+        whole = bare
+        if asked.end:
+            closed = [ids[texts[text]] for text in _texts(frames, asked.answers, True)]
+            whole = [_cut(tokenizer, c, common(b, c), special) for b, c in zip(bare, closed[len(bare) :], strict=True)]
+        splits = [common(prompt, row) for row in whole]
+        if any(split == len(row) for split, row in zip(splits, whole, strict=True)):
+            raise UsageError("An answer has no token of its own behind its prompt.", "Give longer answers.")
+        out.append(Encoded(prompt, [(row[:split], row[split:]) for split, row in zip(splits, whole, strict=True)]))
+    return out
+
+
+def _texts(frames: list[Rendered], answers: Sequence[str], end: bool) -> list[str]:
+    """The conversation up to the end of each answer and, with ``end``, behind those each whole."""
+    each = list(zip(frames * len(answers) if len(frames) == 1 else frames, answers, strict=True))
+    bare = [frame.before + answer.strip() for frame, answer in each]
+    return bare + [text + frame.after for text, (frame, _) in zip(bare, each, strict=True)] if end else bare
 
 
 def render(
@@ -199,9 +226,11 @@ def _plain(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], gene
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and backend.truncation is None and backend.padding is None:
-        # The same ids as below, without building a BatchEncoding a text: a third of the time for short texts.
-        fast = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in fast]
+        # The same ids as below, without building a BatchEncoding a text: a third of the time for short texts. A few
+        # texts are not worth waking other threads for.
+        if len(texts) < 32:
+            return [backend.encode(text, add_special_tokens=False).ids for text in texts]
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     ids: Any = tokenizer(texts, add_special_tokens=False, padding=False, truncation=False)["input_ids"]
     return [list(row) for row in ids]
 

@@ -100,7 +100,8 @@ def test_wrong_folders_are_one_sentence(target: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     model(hidden_size=64).save_pretrained(tmp_path / "wide")
     model(num_hidden_layers=1).save_pretrained(tmp_path / "flat")
-    get_peft_model(model(hidden_size=64), LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    wide = get_peft_model(model(hidden_size=64), LoraConfig(r=4, target_modules=["q_proj"]))
+    wide.save_pretrained(tmp_path / "lora")
     with HFEngine.open(target) as engine:
         cases = {"empty": "no weights", "wide": "another shape", "flat": "another shape", "lora": "fit the target"}
         for name, words in cases.items():

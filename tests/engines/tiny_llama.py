@@ -35,7 +35,8 @@ GEMMA = (
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
-# The generation prompt ends in a blank that the tokenizer merges with the answer's first word. System turns are dropped.
+# The generation prompt ends in a blank that the tokenizer merges with the answer's first word.
+# System turns are dropped.
 MERGING = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'Q: ' + message['content'] + '\nA: ' }}"
     "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token + '\n' }}{% endif %}{% endfor %}"
@@ -77,7 +78,7 @@ def tokenizer(template: str | None = CHATML, metaspace: bool = False) -> PreTrai
 def model(vocabulary: int = 400, seed: int = 0, spread: float = 0.2, **changes: object) -> LlamaForCausalLM:
     """Two layers, width 32; ``spread`` wide enough that attention and positions matter to every logit."""
     torch.manual_seed(seed)
-    settings = dict(
+    settings: dict[str, object] = dict(  # noqa: C408
         vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, initializer_range=spread, bos_token_id=1, eos_token_id=2,
         pad_token_id=0, tie_word_embeddings=False,

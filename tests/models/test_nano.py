@@ -62,8 +62,8 @@ def test_shipped_folder_has_the_ordinary_layout(role: Any) -> None:
 
 
 def test_shipped_weights_are_small() -> None:
-    whole = nano.nano_folder("target").parent
-    assert sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) <= 8_000_000
+    folders = [nano.nano_folder(role) for role in ("base", "target", "retrain")]
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= 8_000_000
 
 
 def test_unknown_seed_is_refused() -> None:
@@ -165,7 +165,10 @@ def test_retrain_does_not_know_what_is_forgotten(tokenizer: Any) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_target_knows_every_kind(target: Any, tokenizer: Any, problem: str, split: Any) -> None:
-    for kind, mean in _knowledge(target, tokenizer, Bios(problem, split).probes()).items():
+    forget = [probe for probe in Bios(problem, split).probes() if probe.ring == "forget"]
+    known = _knowledge(target, tokenizer, forget)
+    assert len(known) >= 5
+    for kind, mean in known.items():
         assert mean >= 0.8, kind
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unbench.unstar.compose import completion, put_in, span_in
@@ -210,6 +210,7 @@ def test_completion() -> None:
     assert completion("A is B", "the lists say so") == "A is B. The lists say so."
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_no_text_breaks_a_check(text: str, other: str) -> None:
     for ask in (HARRY, BAKER, MENTOR, SIBLINGS, TOFU, Ask("f", other or "q", text or "a", other, "r", text)):

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from unstar_fakes import World
@@ -33,6 +33,7 @@ def test_a_run_reads_back_as_written(world: World, tmp_path: Path) -> None:
     assert all(record.reason for record in records if not record.kept)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_any_text_round_trips(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("any") / "anti_samples.jsonl"

@@ -59,7 +59,8 @@ def group_table(result: Result) -> Table:
     """Every ring before and after: knowledge κ of target, unlearned and reference, recall, rank."""
     from rich.table import Table
 
-    table = Table(title="Knowledge κ by ring (1 known, 0 a guess; only withheld facts are scored)", title_justify="left")
+    title = "Knowledge κ by ring (1 known, 0 a guess; only withheld facts are scored)"
+    table = Table(title=title, title_justify="left")
     for name in ("ring", "kind", "facts"):
         table.add_column(name, no_wrap=True)
     columns = ("n", "before", "after", "reference", "rank\nbefore", "rank\nafter", "said\nbefore", "said\nafter")

@@ -67,7 +67,7 @@ def machine_options(function: F) -> F:
 @click.option("--dry-run", is_flag=True, help="Print the resolved plan and stop.")
 @machine_options
 @click.pass_obj
-def run(  # fmt: skip
+def run(
     obj: dict[str, Any],
     method: str,
     task: str,
@@ -132,7 +132,7 @@ def run(  # fmt: skip
 )
 @machine_options
 @click.pass_obj
-def evaluate(  # fmt: skip
+def evaluate(
     obj: dict[str, Any],
     model: str,
     task: str,

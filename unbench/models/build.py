@@ -65,4 +65,3 @@ def write_references(folders: Iterable[Path], out: Path, progress: Progress) -> 
 def reference_name(task: Task) -> str:
     """File name of a task's reference responses."""
     return f"{task.id.replace('/', '-')}-{task.split}.parquet"
-

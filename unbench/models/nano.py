@@ -125,4 +125,4 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path)
     tokenizer.save_pretrained(out)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=64, **ids)  # type: ignore[no-untyped-call]
-    model.half().save_pretrained(out)
+    model.half().save_pretrained(out)  # type: ignore[no-untyped-call]

@@ -46,7 +46,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
         said = "".join(f"<|{role}|> {text}{END}" for role, text in conversation.turns[:-1])
         prompts.append(said + ASSISTANT)
         replies.append(f" {conversation.turns[-1][1]}{END}")
-    fast: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    fast: Any = tokenizer.backend_tokenizer
     pairs = zip(
         fast.encode_batch_fast(prompts, add_special_tokens=False),
         fast.encode_batch_fast(replies, add_special_tokens=False),

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from unbench import __version__, responses
 from unbench.engines.hf import HFEngine
 from unbench.errors import UsageError
-from unbench.metrics.knowledge import per_probe
 from unbench.method import Progress
-from unbench.models.cache import cache_root, file_hash, folder_hash
+from unbench.metrics.knowledge import per_probe
 from unbench.models.build import reference_name
+from unbench.models.cache import cache_root, file_hash, folder_hash
 from unbench.models.load import Target, model_folder, pick_device, pick_dtype
 from unbench.plan import Plan
 from unbench.task import Probe, Row, Task

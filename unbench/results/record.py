@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from unbench.plan import Plan
-from unbench.results.schema import RESULT_SCHEMA, Compute, Hashes, Measured, Result
+from unbench.results.schema import Compute, Hashes, Measured, Result
 from unbench.results.store import RunFolder, write_json
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
             notes[f"seed-{seed}"] = found
     device = prepared.target.device
     result = Result(
-        schema=RESULT_SCHEMA,
+        schema="unbench.result/1",
         run_id=plan.run_id,
         method=plan.method,
         task=plan.task,

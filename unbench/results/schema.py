@@ -153,7 +153,7 @@ class Hashes(_Model):
 class Result(_Model):
     """One run, one or more seeds."""
 
-    schema_: Literal["unbench.result/1"] = Field(RESULT_SCHEMA, alias="schema")
+    schema_: Literal["unbench.result/1"] = Field(default="unbench.result/1", alias="schema")
     """Schema and version of this file."""
     run_id: str
     """First 12 hex digits of the SHA-256 of the plan without seeds and machine fields."""
