@@ -156,8 +156,14 @@ def test_prompt_learning_is_refused() -> None:
         HFEngine(get_peft_model(model(), config), tokenizer())
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")])  # fmt: skip
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
 def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     net = model()
     requests = [ScoreRequest([i, i + 1], [[7, 8]]) for i in range(10, 30)]
