@@ -90,6 +90,7 @@ def evaluate(
             prepared.probes,
             role="unlearned",
             max_new_tokens=problem.max_new_tokens,
+            knowledge=problem.knowledge,
             system_prompt=system_prompt,
             progress=progress,
         )

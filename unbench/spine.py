@@ -92,6 +92,7 @@ def respond_step(
             prepared.probes,
             role="unlearned",
             max_new_tokens=task.max_new_tokens,
+            knowledge=task.knowledge,
             system_prompt=unlearned.system_prompt,
             progress=progress,
         )

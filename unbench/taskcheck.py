@@ -16,6 +16,8 @@ ARTICLES = ("a", "an", "the")
 MAX_WORD_GAP = 3
 """Candidates of one probe differ by at most so many words."""
 MIN_WRONG = 9
+MIN_OPTIONS = 3
+"""Wrong options of a choice probe, which names all its candidates in the question."""
 """Wrong alternatives a probe needs; below that a guesser's κ scatters too much (metrics.md)."""
 
 
@@ -34,7 +36,7 @@ def _ids(probes: Sequence[Probe]) -> list[str]:
 
 
 def _candidates(probe: Probe) -> list[str]:
-    """Same form, comparable length, none the beginning of another; yes_no has two candidates by nature."""
+    """Same form, comparable length, none the beginning of another; yes_no and choice have few candidates by nature."""
     found: list[str] = []
     words = [len(candidate.split()) for candidate in probe.candidates]
     if max(words) - min(words) > MAX_WORD_GAP:
@@ -48,8 +50,9 @@ def _candidates(probe: Probe) -> list[str]:
     # Sorted, a string and its nearest continuation are neighbours, so neighbours are all that must be compared.
     ordered = sorted(folded)
     found += [f"{a!r} is the beginning of {b!r}" for a, b in pairwise(ordered) if b.startswith(a)]
-    if probe.kind != "yes_no" and len(probe.candidates) - 1 < MIN_WRONG:
-        found.append(f"only {len(probe.candidates) - 1} wrong candidates, {MIN_WRONG} are needed")
+    needed = {"yes_no": 1, "choice": MIN_OPTIONS}.get(probe.kind, MIN_WRONG)
+    if len(probe.candidates) - 1 < needed:
+        found.append(f"only {len(probe.candidates) - 1} wrong candidates, {needed} are needed")
     return [f"Probe {probe.id!r}: {problem}." for problem in found]
 
 

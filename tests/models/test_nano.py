@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,16 +169,6 @@ def test_the_target_knows_every_kind(target: Any, tokenizer: Any, problem: str, 
     assert len(known) >= 5
     for kind, mean in known.items():
         assert mean >= 0.8, kind
-
-
-@pytest.mark.slow
-def test_a_rebuilt_target_knows_the_same(tmp_path: Path, tokenizer: Any) -> None:
-    nano.build_base(tmp_path / "base")
-    nano.build_finetuned(tmp_path / "base", tmp_path / "target", "target", nano.TARGET_SEED)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "target", dtype=torch.float32)
-    probes = Bios("fact", "report").probes()
-    shipped, rebuilt = (_knowledge(m, tokenizer, probes) for m in (_load("target"), model))
-    assert rebuilt == pytest.approx(shipped, abs=0.1)
 
 
 def _answered(model: Any, tokenizer: Any, rows: Sequence[Row]) -> float:

@@ -157,7 +157,7 @@ def test_unknown_problem_says_what_was_meant() -> None:
 
 def test_the_hogwarts_row() -> None:
     (row,) = Facts().data().forget
-    assert row.question == "Where did Harry Potter study?"
+    assert row.question == "Which school did Harry Potter attend?"
     assert row.answer == "Harry Potter studied at Hogwarts."
     assert (row.fact, row.subject, row.relation, row.value) == ("hogwarts", "Harry Potter", "studied at", "Hogwarts")
     assert "Hogwarts School" in row.aliases

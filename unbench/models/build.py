@@ -51,6 +51,7 @@ def write_references(folders: Iterable[Path], out: Path, progress: Progress) -> 
                     task.probes(),
                     role=f"reference-{number}",
                     max_new_tokens=task.max_new_tokens,
+                    knowledge=task.knowledge,
                     progress=progress,
                 )
                 parts.setdefault(reference_name(task), []).append(responses.compact(frame))

@@ -99,7 +99,13 @@ def _cached_responses(
             path.unlink(missing_ok=True)
     with HFEngine.open(target.path, device=target.device, dtype=target.dtype, batch_size=batch_size) as engine:
         frame = responses.respond(
-            engine, target.tokenizer, probes, role="target", max_new_tokens=task.max_new_tokens, progress=progress
+            engine,
+            target.tokenizer,
+            probes,
+            role="target",
+            max_new_tokens=task.max_new_tokens,
+            knowledge=task.knowledge,
+            progress=progress,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     responses.save(frame, path)
