@@ -47,7 +47,7 @@ class GradDiff(LossMethod):
     class Config(LossConfig):
         """Settings of gradient difference."""
 
-    tuned = {"nano": {"steps": 60, "lr": 1e-4}}  # noqa: RUF012
+    tuned = {"nano": {"steps": 150, "lr": 5e-4, "batch_size": 15, "gamma": 0.1}}  # noqa: RUF012
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         return Loss.per_token(batch.token_logprobs(), batch.answer_mask)

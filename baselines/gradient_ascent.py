@@ -46,7 +46,7 @@ class GradientAscent(LossMethod):
 
         alpha: float = Field(0.0, ge=0, description="weight of the retain loss (TOFU: none)")
 
-    tuned = {"nano": {"steps": 12, "lr": 1e-4}}  # noqa: RUF012
+    tuned = {"nano": {"steps": 20, "lr": 3e-4, "batch_size": 30}}  # noqa: RUF012
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         return Loss.per_token(batch.token_logprobs(), batch.answer_mask)

@@ -3,8 +3,8 @@
     L = γ nll(idk | q_forget) + α nll(a | q_retain)                    both per answer token
 
 Maini et al. 2024 (TOFU): the forget answers are replaced by a refusal drawn from a fixed list; this is the
-plain fine-tuning form ("IDK"), not its DPO form (dpo_idk). TOFU ships 100 phrasings; the list here was written for
-UnBench. Each row draws one by the seed and keeps it over all epochs. γ = α = 1 and the other defaults are TOFU's.
+plain fine-tuning form ("IDK"), not its DPO form (dpo_idk). TOFU ships a list of phrasings; the one here was written
+for UnBench. Each row draws one by the seed and keeps it over all epochs. γ = α = 1 and the other defaults are TOFU's.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class IDK(LossMethod):
     class Config(LossConfig):
         """Settings of "I don't know" tuning."""
 
-    tuned = {"nano": {"steps": 60, "lr": 1e-4}}  # noqa: RUF012
+    tuned = {"nano": {"steps": 60, "lr": 5e-4, "batch_size": 30, "gamma": 1.0}}  # noqa: RUF012
 
     def forget_answers(self, rows: Sequence[dict[str, Any]], seed: int) -> list[str]:
         generator = random.Random(f"idk/{seed}")

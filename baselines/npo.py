@@ -49,7 +49,7 @@ class NPO(LossMethod):
 
     normaliser = "sequence"
     needs = frozenset({"target_logprobs"})
-    tuned = {"nano": {"steps": 150, "lr": 1e-4}}  # noqa: RUF012
+    tuned = {"nano": {"steps": 100, "lr": 5e-4, "batch_size": 15, "beta": 1.0, "gamma": 1.0}}  # noqa: RUF012
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         from torch.nn.functional import logsigmoid
