@@ -14,7 +14,7 @@ def test_target_in_memory_scores_as_the_none_control() -> None:
     model, tokenizer = unbench.load_target("bios/fact")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
-    result = unbench.evaluate(model, tokenizer, task="bios/fact", limit=4)
+    result = unbench.evaluate(model, tokenizer, task="bios/fact", limit=6)
     assert result.scores.forget.value == 0
     assert result.scores.retain.value == 1
     assert result.scores.specificity.value == 1
@@ -39,7 +39,7 @@ def test_callback_scores_along_a_trainer(tmp_path: Path) -> None:
     model, tokenizer = unbench.load_target("bios/fact")
     ids = tokenizer("The", return_tensors="pt").input_ids[0]
     rows = [{"input_ids": ids, "labels": ids}] * 4
-    callback = unbench.UnlearningCallback(task="bios/fact", every=2, limit=2)
+    callback = unbench.UnlearningCallback(task="bios/fact", every=2, limit=6)
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=1, report_to="none", learning_rate=1e-3,
         use_cpu=True, save_strategy="no", disable_tqdm=True,

@@ -13,7 +13,7 @@ import pytest
 import unbench
 from unbench.errors import UsageError
 
-OPTIONS = {"method": "grad_diff", "task": "bios/fact", "limit": 3, "settings": {"steps": 6}}
+OPTIONS = {"method": "grad_diff", "task": "bios/fact", "limit": 6, "settings": {"steps": 6}}
 
 # A child that runs the plan and kills itself in the middle of one step. Nothing in the product helps it: it wraps
 # what the step calls.

@@ -45,7 +45,7 @@ def test_everything_is_imported_from_the_wheel(installed: Path, tmp_path: Path) 
 
 
 def test_a_run_and_its_page_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    done = inside(installed, tmp_path, "-m", "unbench", "run", "--method", "none", "--limit", "2", "--json")
+    done = inside(installed, tmp_path, "-m", "unbench", "run", "--method", "none", "--limit", "6", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["scores"]["forget"]["value"] == 0
     assert (tmp_path / "runs" / "site" / "index.html").is_file()

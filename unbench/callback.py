@@ -24,7 +24,7 @@ class UnlearningCallback(TrainerCallback):
         tokenizer: Any = None,
         target: str | None = None,
         split: Split = "report",
-        limit: int | None = 5,
+        limit: int | None = 10,
     ) -> None:
         if every < 1:
             raise ValueError("every must be at least 1")

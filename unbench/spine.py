@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 import traceback
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbench import plugins, responses
-from unbench.errors import RunFailed, UnbenchError
+from unbench.errors import EnvironmentProblem, RunFailed, UnbenchError
 from unbench.method import Method, Progress, UnlearnContext, Unlearned, Usage
 from unbench.plan import Plan
 from unbench.results.record import RunTotals, peak_memory, record
@@ -35,7 +36,7 @@ def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress:
     totals = RunTotals(started=time.perf_counter())
     task = plugins.open_task(plan.task, plan.split)
     folder, plan = RunFolder.start(out, plan, resume=resume)
-    with writing_to(folder.path):
+    with writing_to(folder.path), clear_about_memory():
         with totals.step("prepare"):
             prepared = prepare_step(plan, task, progress)
         tables: dict[int, pd.DataFrame] = {}
@@ -171,10 +172,10 @@ def as_dataset(rows: list[Row]) -> Dataset:
 def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: SeedFolder) -> Unlearned:
     try:
         unlearned: Any = method.unlearn(context)
-    except (UnbenchError, MemoryError):
+    except UnbenchError:
         raise
     except Exception as problem:
-        if write_refused(problem):
+        if write_refused(problem) or _out_of_memory(problem):
             raise
         report = place.path / "error.txt"
         report.write_text(traceback.format_exc(), encoding="utf-8")
@@ -222,6 +223,26 @@ def _open_engine(prepared: Prepared, plan: Plan) -> AbstractContextManager[Engin
 
     target = prepared.target
     return HFEngine.open(target.path, device=target.device, dtype=target.dtype, batch_size=plan.batch_size)
+
+
+@contextmanager
+def clear_about_memory() -> Iterator[None]:
+    """Turn running out of memory, where smaller batches can't help (loading a model, say), into one sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        if not _out_of_memory(problem):
+            raise
+        raise EnvironmentProblem(
+            "Out of memory, and smaller batches can't help here.",
+            "Try --dtype bfloat16, a smaller --model or a device with more memory, and add --resume.",
+        ) from problem
+
+
+def _out_of_memory(problem: BaseException) -> bool:
+    from unbench.training.memory import is_out_of_memory
+
+    return is_out_of_memory(problem)
 
 
 def _silent(description: str, done: int, total: int) -> None:

@@ -179,7 +179,9 @@ def _load_for_evaluation(
 
 def _quiet_libraries() -> None:
     import os
+    import warnings
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # Their bars and advice would land between ours.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
