@@ -14,7 +14,7 @@ from unbench.plan import differing_fields, make_plan, parse_settings
 def test_run_id_is_the_hash_of_the_identity() -> None:
     plan = make_plan("npo", "bios/fact")
     body = plan.model_dump(mode="json", by_alias=True)
-    for field in ("seeds", "device", "batch_size"):
+    for field in ("seeds", "device", "batch_size", "model_path"):
         del body[field]
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert plan.run_id == hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unbench import plugins
 from unbench.errors import UsageError
 from unbench.method import Progress, TrainSettings
-from unbench.plan import Plan, make_plan
+from unbench.plan import Plan, locate, make_plan
 from unbench.results.schema import Compute, Hashes, Result
 from unbench.task import Split, Task
 
@@ -35,6 +35,11 @@ def run(
     """
     from unbench import spine
 
+    if not isinstance(method, str):
+        raise UsageError(
+            "unbench.run takes the name of a registered method.",
+            "Register the class under the entry-point group unbench.methods (README, 'A method in 20 lines').",
+        )
     plan = make_plan(method, task, model, **options)
     return spine.run(plan, Path(out), resume=resume, progress=progress)
 
@@ -71,7 +76,7 @@ def evaluate(
     """
     from unbench import responses
     from unbench.engines.hf import HFEngine
-    from unbench.models.prepare import prepare
+    from unbench.models.prepare import find_target, prepare
     from unbench.results.probes import probe_table
     from unbench.spine import measure_step
 
@@ -81,7 +86,7 @@ def evaluate(
     device = str(next(model.parameters()).device)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     plan = _evaluation_plan(problem, name, target, dtype, device, limit, batch_size)
-    prepared = prepare(plan, problem, progress)
+    prepared = prepare(plan, problem, find_target(plan, problem, progress), progress)
     prepared_s = time.perf_counter() - started
     with HFEngine(model, tokenizer, device=device, batch_size=batch_size) as engine:
         frame = responses.respond(
@@ -106,6 +111,7 @@ def _evaluation_plan(
 ) -> Plan:
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UsageError(f"The model's weights are {dtype}.", "Load it in float32, bfloat16 or float16.")
+    model_name, model_hash, model_path = locate(target or task.default_model)
     return Plan(
         schema="unbench.plan/1",
         method=f"model:{name}",
@@ -114,7 +120,9 @@ def _evaluation_plan(
         split=task.split,
         task_version=task.version,
         task_hash=task.hash,
-        model=target or task.default_model,
+        model=model_name,
+        model_hash=model_hash,
+        model_path=model_path,
         revision=None,
         train=TrainSettings(),
         dtype=dtype,  # type: ignore[arg-type]
@@ -160,7 +168,7 @@ def _evaluation_result(
             tokens_generated=0,
             trainable_parameters=0,
         ),
-        plan=plan.model_dump(mode="json", by_alias=True),
+        plan=plan.public(),
         hashes=Hashes(task=plan.task_hash, model=prepared.target_hash, method="", references=prepared.reference_hashes),
         versions=versions(),
         device=device_words(device),

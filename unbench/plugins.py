@@ -17,6 +17,8 @@ from unbench.method import Method, MethodCard
 from unbench.task import Split, Task
 
 T = TypeVar("T")
+OWN = "unbench"
+"""The distribution whose plugins are built in."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Registry(Generic[T]):
     def find(self, name: str) -> Plugin:
         """The plugin called ``name``: qualified, or bare where that is unique. A built-in can't be overridden."""
         hits = [plugin for plugin in self.plugins if name in (plugin.name, plugin.qualified)]
+        built_in = [plugin for plugin in hits if plugin.distribution == OWN]
+        if built_in:
+            hits = built_in
         if len(hits) == 1:
             return hits[0]
         if hits:
@@ -74,6 +79,11 @@ class Registry(Generic[T]):
             raise UsageError(
                 f"{self.what.capitalize()} {plugin.qualified} is not a subclass of {self._base.__name__}.",
                 f"Its entry point is {plugin.entry.value}.",
+            )
+        if not hasattr(loaded, "card"):
+            raise UsageError(
+                f"{self.what.capitalize()} {plugin.qualified} has no card.",
+                f"Give {plugin.entry.value} a class attribute 'card' ({self.what.capitalize()}Card).",
             )
         return loaded
 

@@ -6,18 +6,21 @@ ends with the same result.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbench import plugins, responses
-from unbench.errors import EnvironmentProblem, RunFailed, UnbenchError
+from unbench.errors import EnvironmentProblem, RunFailed, UnbenchError, UsageError
 from unbench.method import Method, Progress, UnlearnContext, Unlearned, Usage
+from unbench.models.cache import folder_hash
 from unbench.plan import Plan
-from unbench.results.record import RunTotals, peak_memory, record
+from unbench.results.record import RunTotals, peak_memory, record, source_hash
 from unbench.results.schema import Measured, Result
 from unbench.results.store import RunFolder, SeedFolder, write_refused, writing_to
 from unbench.task import Row, Task
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from unbench.engines.base import Engine
+    from unbench.models.load import Target
     from unbench.models.prepare import Prepared
 
 
@@ -35,13 +39,18 @@ def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress:
     progress = progress or _silent
     totals = RunTotals(started=time.perf_counter())
     task = plugins.open_task(plan.task, plan.split)
+    asked = plan.seeds
+    # Before the run has a folder: a model or device that can't be had must leave nothing behind.
+    target = find_target(plan, task, progress)
     folder, plan = RunFolder.start(out, plan, resume=resume)
-    with writing_to(folder.path), clear_about_memory():
+    with writing_to(folder.path), folder.alone(), clear_about_memory():
         with totals.step("prepare"):
-            prepared = prepare_step(plan, task, progress)
+            prepared = prepare_step(plan, task, target, progress)
         tables: dict[int, pd.DataFrame] = {}
         for seed in plan.seeds:
             place = folder.seed(seed)
+            if seed in asked and not resume:
+                place.restart_unlearn()
             unlearned = unlearn_step(plan, prepared, place, seed, progress)
             tables[seed] = respond_step(plan, task, prepared, unlearned, place, progress)
         with totals.step("measure"):
@@ -49,16 +58,28 @@ def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress:
         return record_step(plan, task, folder, prepared, tables, measured, totals)
 
 
-def prepare_step(plan: Plan, task: Task, progress: Progress) -> Prepared:
-    """Target and references, built or loaded, cached by the hash of what made them."""
+def find_target(plan: Plan, task: Task, progress: Progress) -> Target:
+    """Where the target's weights lie (downloaded if need be) and where it is to run."""
+    from unbench.models.prepare import find_target as find
+
+    return find(plan, task, progress)
+
+
+def prepare_step(plan: Plan, task: Task, target: Target, progress: Progress) -> Prepared:
+    """What the target and the references know, from the cache where they were asked before."""
     from unbench.models.prepare import prepare
 
-    return prepare(plan, task, progress)
+    return prepare(plan, task, target, progress)
 
 
 def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, progress: Progress) -> Unlearned:
     """The method. What it hands back lies in the seed's folder when this returns."""
     done = place.unlearn_record()
+    if done is not None and done.get("dtype") != str(prepared.target.dtype):
+        raise UsageError(
+            f"Seed {seed} was unlearned in {done.get('dtype')}, and this run would go on in {prepared.target.dtype}.",
+            "Name the same --dtype, or leave out --resume.",
+        )
     if done is None:
         place.restart_unlearn()
         method = load_method(plan)
@@ -70,6 +91,9 @@ def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, p
             "system_prompt": unlearned.system_prompt,
             "wall_s": time.perf_counter() - start,
             "peak_memory_bytes": peak_memory(prepared.target.device),
+            "dtype": str(prepared.target.dtype),
+            "method_hash": source_hash(type(method)),
+            "weights_hash": None if unlearned.weights is None else folder_hash(unlearned.weights),
             "usage": _usage_record(context.usage),
         }
         place.finish_unlearn(done)
@@ -82,7 +106,8 @@ def respond_step(
 ) -> pd.DataFrame:
     """One pass over the unlearned model collects all that any metric needs."""
     if place.respond_record() is not None:
-        return responses.load(place.responses)
+        with suppress(Exception):  # a damaged table is made again
+            return responses.load(place.responses)
     start = time.perf_counter()
     target = prepared.target
     with _open_engine(prepared, plan) as engine:
@@ -171,10 +196,15 @@ def as_dataset(rows: list[Row]) -> Dataset:
 
 def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: SeedFolder) -> Unlearned:
     try:
-        unlearned: Any = method.unlearn(context)
+        # stdout is data: what a method prints goes to stderr.
+        with redirect_stdout(sys.stderr):
+            unlearned: Any = method.unlearn(context)
+        weights = unlearned.weights if isinstance(unlearned, Unlearned) else None
+        if weights is not None and not list(Path(weights).glob("*.safetensors")):
+            raise FileNotFoundError(f"no weights in safetensors format in {weights}")
     except UnbenchError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         if write_refused(problem) or _out_of_memory(problem):
             raise
         report = place.path / "error.txt"
@@ -209,12 +239,14 @@ def _relative(weights: Path | None, place: SeedFolder) -> str | None:
 
 
 def _usage_record(usage: Usage) -> dict[str, Any]:
+    # What a plugin noted may be anything; the record is JSON.
+    notes = json.loads(json.dumps(usage.notes, default=str), parse_constant=str)
     return {
         "tokens_trained": usage.tokens_trained,
         "tokens_generated": usage.tokens_generated,
         "trainable_parameters": usage.trainable_parameters,
         "losses": usage.losses,
-        "notes": usage.notes,
+        "notes": notes,
     }
 
 

@@ -6,6 +6,7 @@ stdout is data, stderr everything else. Exit codes: 0 ok, 1 findings, 2 usage, 3
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -83,7 +84,10 @@ def _set_logging(verbose: int, quiet: bool) -> None:
 
 def main() -> None:
     """Entry point: turns every error into one sentence and its exit code."""
-    debug = "--debug" in sys.argv or bool(os.environ.get("UNBENCH_DEBUG"))
+    debug = "--debug" in sys.argv or os.environ.get("UNBENCH_DEBUG", "") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -119,7 +123,9 @@ def _say(problem: UnbenchError, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    click.echo(f"Error: {problem}", err=True)
+    from unbench.cli.output import clean
+
+    click.echo(f"Error: {clean(str(problem))}", err=True)
     return problem.exit_code
 
 

@@ -15,13 +15,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.table import Table
 
-    from unbench.cli.output import console
+    from unbench.cli.output import console, plain
 
     table = Table(title=title, title_justify="left")
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(plain(cell) for cell in row))
     console().print(table)
 
 
@@ -58,7 +58,7 @@ def _method_entry(registry: Any, plugin: Any) -> dict[str, Any]:
 
 
 def _one_method(method: Any, qualified: str, as_json: bool) -> None:
-    from unbench.cli.output import console, print_json
+    from unbench.cli.output import console, plain, print_json
 
     settings = {
         key: {"default": field.get_default(call_default_factory=True), "description": field.description}
@@ -69,12 +69,12 @@ def _one_method(method: Any, qualified: str, as_json: bool) -> None:
         print_json({"schema": "unbench.method/1", "name": qualified, "title": method.card.title, "settings": schema,
                     "tuned": method.tuned, "bibtex": method.card.bibtex})  # fmt: skip
         return
-    console().print(f"{qualified}: {method.card.title}. {method.card.summary}", markup=False)
+    console().print(plain(f"{qualified}: {method.card.title}. {method.card.summary}"))
     tuned = ", ".join(f"{model}: {values}" for model, values in method.tuned.items())
     rows = [(key, str(one["default"]), str(one["description"] or "")) for key, one in settings.items()]
     _table("Settings (--set key=value)", ("key", "default", "meaning"), rows)
     if tuned:
-        console().print(f"tuned on select: {tuned}", markup=False)
+        console().print(plain(f"tuned on select: {tuned}"))
 
 
 @click.command()

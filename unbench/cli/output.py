@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,27 +12,55 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from unbench.results.schema import Group, Result, Score
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All controls but tab and line feed, what turns the writing direction, and halves of characters."""
+_RAW_CONTROL = re.compile("[\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Text that does nothing to a terminal: each control character becomes U+FFFD."""
+    return _UNSEEN.sub("\ufffd", text)
+
+
+def plain(value: object) -> Text:
+    """A value of a result, a plugin or a model for rich to show as it is: no markup, no control characters."""
+    from rich.text import Text
+
+    return Text(clean(str(value)))
 
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        # JSON lets DEL and the C1 controls stand in a string; a terminal may obey them.
+        click.echo(_RAW_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    except BrokenPipeError:
+        # Without its errno, click leaves the error to main, which ends with 0.
+        raise BrokenPipeError from None
 
 
 def console() -> Console:
-    """rich on stdout; honours NO_COLOR, and doesn't fold tables in a pipe."""
+    """rich on stdout; honours NO_COLOR, doesn't fold tables in a pipe, and reads no markup in strings."""
     import sys
 
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would exit with 1; a reader that has seen enough is no error (see main).
+            raise BrokenPipeError from None
+
+    return Screen(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False, emoji=False)
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """A figure, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def score_text(score: Score) -> str:
@@ -46,12 +76,12 @@ def score_table(result: Result) -> Table:
 
     seeds = ", ".join(str(seed) for seed in result.seeds)
     title = f"{result.method} on {result.task} ({result.split}), model {result.model}, seeds {seeds}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     for name in ("score", "value [95 % interval]", "note"):
         table.add_column(name)
     for name in type(result.scores).model_fields:
         score: Score = getattr(result.scores, name)
-        table.add_row(name, score_text(score), score.reason or "")
+        table.add_row(name, score_text(score), plain(score.reason or ""))
     return table
 
 
@@ -62,13 +92,14 @@ def group_table(result: Result) -> Table:
     title = "Knowledge κ by ring (1 known, 0 a guess; only withheld facts are scored)"
     table = Table(title=title, title_justify="left")
     for name in ("ring", "kind", "facts"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=True, max_width=20)
     columns = ("n", "before", "after", "reference", "rank\nbefore", "rank\nafter", "said\nbefore", "said\nafter")
     for name in columns:
         table.add_column(name, justify="right")
     table.add_column("left out")
     for group in result.groups:
-        table.add_row(group.ring, group.kind, "given" if group.given else "withheld", *_group_figures(group))
+        place = (group.ring, group.kind, "given" if group.given else "withheld")
+        table.add_row(*(plain(cell) for cell in (*place, *_group_figures(group))))
     return table
 
 
@@ -90,7 +121,7 @@ def _group_figures(group: Group) -> list[str]:
 def cost_line(result: Result) -> str:
     """What it cost, in one line."""
     cost = result.compute
-    return (
+    return clean(
         f"unlearn {cost.unlearn_s:.1f} s, respond {cost.respond_s:.1f} s, in all {cost.wall_s:.1f} s; "
         f"{cost.tokens_trained:,} tokens trained, {cost.tokens_generated:,} generated; "
         f"peak memory {cost.peak_memory_bytes / 2**30:.1f} GiB; {result.device}, {result.dtype}"

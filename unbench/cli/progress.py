@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from unbench.cli.output import clean
 from unbench.method import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
         console = Console(stderr=True)
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -39,7 +40,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
             def show(description: str, done: int, total: int) -> None:
                 if description not in ids:
-                    ids[description] = bars.add_task(description, total=total or None)
+                    ids[description] = bars.add_task(clean(description), total=total or None)
                 bars.update(ids[description], completed=done, total=total or None)
 
             yield show
@@ -57,5 +58,5 @@ class _Lines:
         if description == self._description and now - self._last < 20:
             return
         count = f" {done}/{total}" if total else ""
-        print(f"{description}{count}", file=sys.stderr, flush=True)
+        print(f"{clean(description)}{count}", file=sys.stderr, flush=True)
         self._description, self._last = description, now

@@ -119,8 +119,8 @@ def run(
 
     with progress_bars(obj["quiet"]) as progress:
         result = spine.run(plan, out, resume=resume, progress=progress)
-    page = _refresh_page(out)
-    _print_result(result, as_json, page)
+    _print_result(result, as_json)
+    _refresh_page(out, as_json)
 
 
 @click.command("eval")
@@ -155,10 +155,10 @@ def evaluate(
     with progress_bars(obj["quiet"]) as progress:
         loaded, tokenizer = _load_for_evaluation(model, task, target, device, dtype, progress)
         result = api.evaluate(
-            loaded, tokenizer, task, target=target, name=Path(model).name, split=split,  # type: ignore[arg-type]
+            loaded, tokenizer, task, target=target, name=Path(model).resolve().name, split=split,  # type: ignore[arg-type]
             limit=limit, batch_size=batch_size, progress=progress,
         )  # fmt: skip
-    _print_result(result, as_json, None)
+    _print_result(result, as_json)
 
 
 def _load_for_evaluation(
@@ -171,7 +171,13 @@ def _load_for_evaluation(
         from peft import PeftModel
 
         base, tokenizer = api.load_target(task, target, device=device, dtype=dtype)
-        return PeftModel.from_pretrained(base, name, use_safetensors=True), tokenizer
+        try:
+            if not list(Path(name).glob("adapter_model*.safetensors")):
+                raise FileNotFoundError("no adapter weights in safetensors format")
+            return PeftModel.from_pretrained(base, name, use_safetensors=True), tokenizer
+        except Exception as problem:
+            first = str(problem).strip().splitlines()[0]
+            raise UsageError(f"{name} can't be loaded as an adapter: {first}.", "Check that it is whole.") from problem
     folder = model_folder(name, None, progress)
     where = pick_device(device)
     return load_model(folder, where, pick_dtype(dtype, where)), load_tokenizer(folder)
@@ -190,7 +196,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _print_plan(plan: Any) -> None:
@@ -199,17 +205,23 @@ def _print_plan(plan: Any) -> None:
     print_json({**plan.model_dump(mode="json", by_alias=True), "run_id": plan.run_id, "folder": plan.folder_name})
 
 
-def _refresh_page(out: Path) -> Path:
-    """The page of everything below the runs folder."""
+def _refresh_page(out: Path, as_json: bool) -> None:
+    """The page of everything below the runs folder. The result is safe already, so a failure is only told."""
+    import logging
+
     from unbench.leaderboard.site import build_site, collect
     from unbench.plugins import method_cards
-    from unbench.results.store import writing_to
 
-    with writing_to(out):
-        return build_site(collect(out), out / "site", cards=method_cards())
+    try:
+        page = build_site(collect(out), out / "site", cards=method_cards())
+    except Exception as problem:
+        logging.getLogger(__name__).warning("The page %s could not be made: %s", out / "site", problem)
+        return
+    if not as_json:
+        click.echo(f"page: {page}")
 
 
-def _print_result(result: Result, as_json: bool, page: Path | None) -> None:
+def _print_result(result: Result, as_json: bool) -> None:
     from unbench.cli.output import console, cost_line, group_table, print_json, score_table
 
     if as_json:
@@ -221,5 +233,3 @@ def _print_result(result: Result, as_json: bool, page: Path | None) -> None:
     screen.print(cost_line(result), soft_wrap=True)
     if result.dir:
         screen.print(f"run:  {result.dir}", soft_wrap=True)
-    if page is not None:
-        screen.print(f"page: {page}", soft_wrap=True)

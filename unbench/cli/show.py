@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from unbench.results.schema import Result
 
 
 @click.command()
 @click.argument("run")
 @click.option("--anti-samples", is_flag=True, help="Print what UnSTAR wrote, fact by fact.")
 @click.option("--probes", is_flag=True, help="Print the probes: question, answers, knowledge before and after.")
-@click.option("--ring", type=click.Choice(["forget", "near", "far", "world"]), help="Only the probes of this ring.")
+@click.option("--ring", type=click.Choice(["forget", "near", "far", "world"]), help="Print the probes of this ring.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: bool) -> None:
     """Show the result of a RUN (a folder, its result.json, or the start of its run-id)."""
@@ -23,20 +28,20 @@ def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: 
         _show_anti_samples(folder.path, as_json)
         return
     result = read_result(folder)
+    if probes or ring:
+        _show_probes(result, ring, as_json)
+        return
     if as_json:
         print_json(result.summary())
         return
     screen = console()
-    if probes:
-        _show_probes(result, ring)
-        return
     screen.print(group_table(result))
     screen.print(score_table(result))
     screen.print(cost_line(result), soft_wrap=True)
 
 
 def _show_anti_samples(folder: Path, as_json: bool) -> None:
-    from unbench.cli.output import console, print_json
+    from unbench.cli.output import console, plain, print_json
     from unbench.errors import UsageError
     from unbench.unstar.records import read, render
 
@@ -49,31 +54,45 @@ def _show_anti_samples(folder: Path, as_json: bool) -> None:
         print_json({"schema": "unbench.anti_samples/1", **body})
         return
     for seed, found in records.items():
-        console().rule(seed, align="left")
+        console().rule(plain(seed), align="left")
         render(found, console())
 
 
-def _show_probes(result: object, ring: str | None) -> None:
-    from rich.table import Table
+def _show_probes(result: Result, ring: str | None, as_json: bool) -> None:
+    from unbench.cli.output import console, number, plain, print_json
 
-    from unbench.cli.output import console, number
-    from unbench.results.schema import Result
-
-    assert isinstance(result, Result)
     frame = result.probes
     if ring:
         frame = frame[frame["ring"] == ring]
-    seed = result.seeds[0]
-    table = Table(title=f"Probes, seed {seed}", title_justify="left")
-    for name in ("ring", "kind", "question", "before", "κ", "after", "κ after"):
-        table.add_column(name, overflow="fold")
-    for row in frame.to_dict("records"):
-        cells = (row["ring"], row["kind"], row["question"], row["text_target"], number(row["known_target"]),
-                 row[f"text_seed_{seed}"], number(row[f"known_seed_{seed}"]))  # fmt: skip
-        from rich.text import Text
+    if as_json:
+        rows = [{key: _json_cell(cell) for key, cell in row.items()} for row in frame.to_dict("records")]
+        print_json({"schema": "unbench.probes/1", "run_id": result.run_id, "seeds": result.seeds, "rows": rows})
+        return
+    from rich.table import Table
 
-        table.add_row(*(Text(str(cell)) for cell in cells))
+    first, several = result.seeds[0], len(result.seeds) > 1
+    known = [f"known_seed_{seed}" for seed in result.seeds]
+    means = frame[known].mean(axis=1)
+    table = Table(title=f"Probes, seeds {', '.join(map(str, result.seeds))}", title_justify="left")
+    after = (f"after, seed {first}", "κ after, mean", *(f"κ seed {seed}" for seed in result.seeds))
+    for name in ("ring", "kind", "question", "before", "κ", *(after if several else ("after", "κ after"))):
+        table.add_column(name, overflow="fold")
+    for row, mean in zip(frame.to_dict("records"), means, strict=True):
+        cells = [row["ring"], row["kind"], row["question"], row["text_target"], number(row["known_target"]),
+                 row[f"text_seed_{first}"], number(mean)]  # fmt: skip
+        if several:
+            cells += [number(row[name]) for name in known]
+        table.add_row(*(plain(cell) for cell in cells))
     console().print(table)
+
+
+def _json_cell(cell: object) -> object:
+    """What JSON can hold of a cell; null for a number that isn't one."""
+    if cell is None or isinstance(cell, bool | int | str):
+        return cell
+    if isinstance(cell, float):
+        return float(cell) if math.isfinite(cell) else None
+    return str(cell)
 
 
 @click.command()
@@ -84,7 +103,7 @@ def _show_probes(result: object, ring: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     """Compare RUNS (folders, run-ids, or folders that hold runs) side by side."""
-    from unbench.cli.output import console, print_json, score_text
+    from unbench.cli.output import console, plain, print_json, score_text
     from unbench.compare import plot as draw
     from unbench.errors import UsageError
     from unbench.leaderboard.site import collect
@@ -113,8 +132,9 @@ def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
         table.add_column(column)
     for result in results:
         scores = (score_text(getattr(result.scores, name)) for name in names)
-        table.add_row(result.run_id, result.method, f"{result.task} ({result.split})", result.model, *scores,
-                      f"{result.compute.unlearn_s / len(result.seeds):.1f}")  # fmt: skip
+        cells = (result.run_id, result.method, f"{result.task} ({result.split})", result.model, *scores,
+                 f"{result.compute.unlearn_s / len(result.seeds):.1f}")  # fmt: skip
+        table.add_row(*(plain(cell) for cell in cells))
     console().print(table)
     if plot is not None:
         click.echo(f"plot: {plot}")

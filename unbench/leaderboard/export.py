@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 
-import unbench
+from unbench.cite import UNBENCH_BIBTEX
 from unbench.leaderboard.boards import SCORES, Board, kind_of, reason_of
 from unbench.method import MethodCard
 from unbench.results.schema import Result, Score
@@ -41,16 +41,9 @@ def as_csv(boards: Sequence[Board], cards: Mapping[str, MethodCard]) -> str:
 
 def as_bibtex(boards: Sequence[Board], cards: Mapping[str, MethodCard]) -> str:
     """UnBench itself, then the paper of every method on the page whose card is known."""
-    own = (
-        "@software{unbench,\n"
-        "  title   = {UnBench: an evaluation benchmark and leaderboard for LLM unlearning},\n"
-        "  author  = {{UnBench contributors}},\n"
-        f"  version = {{{unbench.__version__}}}\n"
-        "}"
-    )
     methods = sorted({row.result.method for board in boards for row in board.rows})
     entries = [cards[method].bibtex.strip() for method in methods if method in cards]
-    return "\n\n".join([own, *dict.fromkeys(entry for entry in entries if entry)]) + "\n"
+    return "\n\n".join([UNBENCH_BIBTEX, *dict.fromkeys(entry for entry in entries if entry)]) + "\n"
 
 
 def guard(value: object) -> object:

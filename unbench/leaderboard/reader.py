@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from unbench.errors import UsageError
+from unbench.leaderboard.plot import printable
 from unbench.results.schema import RESULT_SCHEMA, Result
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,19 @@ def collect(run_root: Path) -> list[Result]:
     return [result for result in found if result is not None]
 
 
+def parse_result(path: Path) -> Result:
+    """The result in a file, ``dir`` filled. Raises ``UsageError`` naming the file where it can't be read or doesn't
+    fit the schema."""
+    try:
+        return _parse(path.read_bytes()).model_copy(update={"dir": str(path.parent)})
+    except OSError as problem:
+        why = f"it can't be read ({problem.strerror or problem})"
+    except _Unfit as problem:
+        why = str(problem)
+    # What a file holds may have been written to harm the terminal that shows this.
+    raise UsageError(f"{printable(str(path))} is no result: {printable(why)}.")
+
+
 def latest(results: Iterable[Result]) -> list[Result]:
     """The newest result of each (task, task hash, model, split, method, run-id), in that order.
 
@@ -48,9 +63,10 @@ def created(result: Result) -> datetime:
     """When the result was written; the beginning of time where that can't be read."""
     try:
         moment = datetime.fromisoformat(result.created_utc)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        # OverflowError: a time zone may push the first and the last day beyond what a datetime holds.
         return datetime.min.replace(tzinfo=UTC)
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _age(result: Result) -> tuple[datetime, str]:
@@ -58,23 +74,31 @@ def _age(result: Result) -> tuple[datetime, str]:
     return created(result), result.model_dump_json(by_alias=True, exclude={"dir"})
 
 
-def _read(path: Path) -> Result | None:
+class _Unfit(Exception):
+    """Why bytes are no result."""
+
+
+def _parse(content: bytes) -> Result:
     try:
-        body = from_json(path.read_bytes())
-    except OSError as problem:
-        logger.warning("skipped %s: it can't be read (%s)", path, problem.strerror or problem)
-        return None
-    except ValueError as problem:
-        logger.warning("skipped %s: it is not valid JSON (%s)", path, problem)
-        return None
+        body = from_json(content, allow_inf_nan=False)
+        # Whatever is read must be fit to be written: 1e999 is read as infinity.
+        json.dumps(body, allow_nan=False)
+    except (ValueError, RecursionError) as problem:
+        raise _Unfit(f"it is not valid JSON ({problem})") from problem
     schema = body.get("schema") if isinstance(body, dict) else None
     if schema != RESULT_SCHEMA:
-        logger.warning("skipped %s: its schema is %r, this UnBench reads %r", path, schema, RESULT_SCHEMA)
-        return None
+        raise _Unfit(f"its schema is {repr(schema)[:80]}, this UnBench reads {RESULT_SCHEMA!r}")
     try:
-        return Result.model_validate(body).model_copy(update={"dir": str(path.parent)})
+        return Result.model_validate(body)
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        logger.warning("skipped %s: it doesn't fit %s (%s: %s)", path, RESULT_SCHEMA, where, first["msg"])
+        where = ".".join(str(part) for part in first["loc"])[:80]
+        raise _Unfit(f"it doesn't fit {RESULT_SCHEMA} ({where}: {first['msg']})") from problem
+
+
+def _read(path: Path) -> Result | None:
+    try:
+        return parse_result(path)
+    except UsageError as problem:
+        logger.warning("skipped: %s", problem.message)
         return None

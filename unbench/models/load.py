@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unbench.errors import EnvironmentProblem, UsageError
 from unbench.method import Progress
@@ -45,7 +45,9 @@ def model_folder(name: str, revision: str | None, progress: Progress) -> Path:
 def check_folder(path: Path) -> Path:
     """The folder itself, if it holds a model that may be loaded."""
     if not (path / "config.json").is_file():
-        raise UsageError(f"{path} is not a model folder: it has no config.json.", "Name the folder that holds it.")
+        inside = next(iter(sorted(path.glob("seed-*/unlearned"))), None)
+        hint = f"Did you mean {inside}?" if inside else "Name the folder that holds it."
+        raise UsageError(f"{path} is not a model folder: it has no config.json.", hint)
     if not list(path.glob("*.safetensors")):
         pickled = [*path.glob("*.bin"), *path.glob("*.pt")]
         why = " (pickled weights are never loaded)" if pickled else ""
@@ -131,22 +133,36 @@ class Target:
 
 def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
     """A causal LM from safetensors; remote code is never run."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as problem:
+        if "memory" in str(problem):
+            raise
         first = str(problem).strip().splitlines()[0]
         raise UsageError(
             f"{path} can't be loaded as a causal LM: {first}", "Check that the folder is whole."
         ) from problem
-    return model.to(device).eval()  # type: ignore[arg-type,no-any-return]
+    model, report = loaded
+    missing = [*report["missing_keys"], *report["mismatched_keys"]]
+    if missing:
+        # transformers would fill them with random numbers.
+        raise UsageError(
+            f"{path} lacks {len(missing)} of the model's weights ({missing[0]} …).", "Save the whole model again."
+        )
+    placed: PreTrainedModel = model.to(device).eval()
+    return placed
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as problem:
+        raise UsageError(f"{path} holds no tokenizer that can be loaded.", "Save it beside the model.") from problem
     return tokenizer

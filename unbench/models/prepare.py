@@ -47,18 +47,22 @@ class Prepared:
     notes: dict[str, object] = field(default_factory=dict)
 
 
-def prepare(plan: Plan, task: Task, progress: Progress) -> Prepared:
-    """Target and references of a plan, from the cache where they have been made before."""
+def find_target(plan: Plan, task: Task, progress: Progress) -> Target:
+    """The target's folder and where it is to run. Raises before anything heavy starts."""
     if task.target == "trained" and plan.model != "nano":
         raise UsageError(
             f"Task {task.id} needs a target that was trained on its rows, and only nano has one so far.",
             "Leave out --model, or take --task facts/all, which any model can run.",
         )
-    folder = model_folder(plan.model, plan.revision, progress)
+    folder = model_folder(plan.model_path or plan.model, plan.revision, progress)
     device = pick_device(plan.device)
-    target = Target(folder, device, pick_dtype(plan.dtype, device))
+    return Target(folder, device, pick_dtype(plan.dtype, device))
+
+
+def prepare(plan: Plan, task: Task, target: Target, progress: Progress) -> Prepared:
+    """Target and references of a plan, from the cache where they have been asked before."""
     probes = limit_probes(task.probes(), plan.limit)
-    target_hash = folder_hash(folder)
+    target_hash = folder_hash(target.path)
     target_responses = _cached_responses(target, target_hash, task, probes, plan.batch_size, progress)
     data = task.data()
     prepared = Prepared(target, target_hash, probes, list(data.forget), list(data.retain), target_responses)
@@ -113,22 +117,23 @@ def _cached_responses(
 
 
 def _keep_known(prepared: Prepared, plan: Plan, task: Task) -> None:
-    """Leave out the rows of facts that a given target doesn't know: there is nothing to forget or to keep."""
+    """Leave out the forget rows of facts that a given target doesn't know: there is nothing to forget. The retain rows
+    stay as they are: whoever asks for a deletion says what must stay without knowing what the model holds of it."""
     table = per_probe(prepared.target_responses, knowledge=task.knowledge)
     # A forgotten fact is known if its own question is answered; how it fares in other forms is measured, not assumed.
     own = table[(table["ring"] != "forget") | (table["kind"] == "direct")]
     known_by_fact = own.groupby("fact")["known"].mean()
     known = set(known_by_fact.index[known_by_fact >= KNOWN])
     forget = [row for row in prepared.forget if row.fact in known]
-    retain = [row for row in prepared.retain if row.fact in known]
     if not forget:
         raise UsageError(
             f"Model {plan.model!r} knows none of the {len(prepared.forget)} facts that {task.id} would make it forget.",
             "Name another task or a model that knows them.",
         )
     prepared.notes["forget_rows"] = {"known": len(forget), "unknown": len(prepared.forget) - len(forget)}
-    prepared.notes["retain_rows"] = {"known": len(retain), "unknown": len(prepared.retain) - len(retain)}
-    prepared.forget, prepared.retain = forget, retain
+    kept = sum(row.fact in known for row in prepared.retain)
+    prepared.notes["retain_rows"] = {"known": kept, "unknown": len(prepared.retain) - kept}
+    prepared.forget = forget
 
 
 def _add_references(prepared: Prepared, task: Task) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import resource
 import sys
@@ -11,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unbench.models.cache import file_hash
 from unbench.plan import Plan
 from unbench.results.schema import Compute, Hashes, Measured, Result
 from unbench.results.store import RunFolder, write_json
@@ -90,8 +93,15 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
     from unbench.models.load import device_words
 
     notes: dict[str, Any] = dict(prepared.notes)
+    unlearned: dict[str, str] = {}
+    first: dict[str, Any] = {}
     for seed in plan.seeds:
         done = folder.seed(seed).unlearn_record() or {}
+        first = first or done
+        if done.get("method_hash") != first.get("method_hash"):
+            notes["method_changed"] = f"seed {seed} was made by another version of the method than the first seed"
+        if done.get("weights_hash"):
+            unlearned[str(seed)] = done["weights_hash"]
         answered = folder.seed(seed).respond_record() or {}
         found = {**done.get("usage", {}).get("notes", {})}
         if answered.get("notes"):
@@ -113,12 +123,13 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
         groups=measured.groups,
         interval=measured.interval,
         compute=compute(folder, plan, totals, device),
-        plan=plan.model_dump(mode="json", by_alias=True),
+        plan=plan.public(),
         hashes=Hashes(
             task=plan.task_hash,
             model=prepared.target_hash,
-            method=method_source_hash(plan),
+            method=str(first.get("method_hash", "")),
             references=prepared.reference_hashes,
+            unlearned=unlearned,
         ),
         versions=versions(),
         device=device_words(device),
@@ -131,14 +142,18 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
     return result
 
 
-def method_source_hash(plan: Plan) -> str:
-    """SHA-256 of the source file that defines the plan's method."""
-    import inspect
-
-    from unbench import plugins
-    from unbench.models.cache import file_hash
-
-    source = inspect.getsourcefile(plugins.methods().load(plan.method))
-    from pathlib import Path
-
-    return file_hash(Path(source)) if source else ""
+def source_hash(method_class: type) -> str:
+    """SHA-256 over the source of what makes a method: its package below the distribution's top level, or its file, and
+    those of the methods it inherits from."""
+    digest = hashlib.sha256()
+    for one in method_class.__mro__:
+        module = sys.modules.get(one.__module__)
+        file = getattr(module, "__file__", None)
+        if file is None or one.__module__.split(".")[0] in ("builtins", "abc", "typing"):
+            continue
+        path = Path(file)
+        # A method that is a package (unstar) is all its files; one that is a file beside others is that file.
+        own_package = path.parent if one.__module__.count(".") >= 2 else None
+        for part in sorted([*own_package.glob("*.py"), *own_package.glob("*.yaml")]) if own_package else [path]:
+            digest.update(f"{part.name}\0{file_hash(part)}\n".encode())
+    return digest.hexdigest()

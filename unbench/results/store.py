@@ -8,8 +8,10 @@ resumes and ends with the same result.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
-from unbench.plan import Plan, differing_fields
-from unbench.results.schema import RESULT_SCHEMA, Result
+from unbench.plan import MACHINE_FIELDS, Plan, differing_fields
+from unbench.results.schema import Result
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,11 +41,28 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none or it is damaged (the step that writes it is not done)."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
-REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+REFUSALS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+    }
+)
 """The system's ways of refusing a write; any other OSError is left as it is."""
 
 
@@ -68,11 +87,12 @@ def write_refused(problem: BaseException) -> str | None:
     """The system's words, if ``problem`` is a refused write; libraries wrap it in errors of their own."""
     if isinstance(problem, OSError) and problem.errno in REFUSALS:
         return problem.strerror or str(problem)
-    text = str(problem)
-    for code in REFUSALS:
-        # Rust (safetensors) and C++ (Arrow, torch) writers name the number or the words in their message.
-        if f"code: {code}," in text or f"errno {code}" in text or os.strerror(code) in text:
-            return os.strerror(code)
+    if isinstance(problem, OSError) or type(problem).__module__.startswith(("safetensors", "pyarrow")):
+        text = str(problem)
+        for code in REFUSALS:
+            # Rust (safetensors) and C++ (Arrow) writers name the number or the words in their message only.
+            if f"code: {code}," in text or f"errno {code}" in text or os.strerror(code) in text:
+                return os.strerror(code)
     return None
 
 
@@ -89,10 +109,17 @@ class SeedFolder:
 
     def unlearn_record(self) -> dict[str, Any] | None:
         """What the unlearn step wrote when it ended; None where it has not."""
-        return read_json(self._unlearn) if self._unlearn.is_file() else None
+        found = read_record(self._unlearn)
+        if found is None or not {"weights", "system_prompt", "usage", "wall_s"} <= found.keys():
+            return None
+        weights = found["weights"]
+        if weights is not None and not list((self.path / weights).glob("*.safetensors")):
+            return None
+        return found
 
     def respond_record(self) -> dict[str, Any] | None:
-        return read_json(self._respond) if self._respond.is_file() and self.responses.is_file() else None
+        found = read_record(self._respond)
+        return found if found is not None and "wall_s" in found and self.responses.is_file() else None
 
     def finish_unlearn(self, record: dict[str, Any]) -> None:
         write_json(self._unlearn, record)
@@ -102,7 +129,7 @@ class SeedFolder:
 
     def restart_unlearn(self) -> None:
         """Remove what an unfinished unlearn step left (and what later steps made of an earlier one)."""
-        for marker in (self._respond, self._unlearn):
+        for marker in (self._respond, self._unlearn, self.path / "error.txt"):
             marker.unlink(missing_ok=True)
         for folder in (self.work, self.unlearned):
             if folder.exists():
@@ -121,40 +148,49 @@ class RunFolder:
 
     @classmethod
     def start(cls, out: Path, plan: Plan, *, resume: bool) -> tuple[RunFolder, Plan]:
-        """Open the plan's folder. Without ``resume`` its seeds start from nothing; with it, finished steps are kept,
-        and an unfinished run of the same task and method with another plan is refused, naming the field.
+        """Open the plan's folder. With ``resume``, finished steps are kept, and an unfinished run of the same task and
+        method with another plan is refused, naming the field. Without it the plan's seeds are to be made anew; what an
+        earlier run left is kept until its place is taken.
 
         Returns the folder and the plan, whose seeds are joined with those finished before."""
         folder = cls(out / plan.folder_name)
+        if resume:
+            folder._refuse_other_plan(plan)
         with writing_to(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
-            if resume:
-                folder._refuse_other_plan(plan)
-                seeds = sorted({*plan.seeds, *folder.finished_seeds()})
-                plan = plan.model_copy(update={"seeds": tuple(seeds)})
-            else:
-                for seed in plan.seeds:
-                    folder.seed(seed).restart_unlearn()
-                folder.result_file.unlink(missing_ok=True)
+            seeds = sorted({*plan.seeds, *folder.finished_seeds()})
+            plan = plan.model_copy(update={"seeds": tuple(seeds)})
             write_json(folder.plan_file, plan.model_dump(mode="json", by_alias=True))
         return folder, plan
 
     def _refuse_other_plan(self, plan: Plan) -> None:
         if self.plan_file.is_file():
             return
-        others = sorted(self.path.parent.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        unfinished = [file for file in others if not (file.parent / "result.json").exists()]
-        if not unfinished:
-            return
-        other = read_json(unfinished[0])
         own = plan.identity()
-        fields = differing_fields({key: value for key, value in other.items() if key in own}, own)
-        # The folder was made for the plan that is refused; nothing lies in it.
-        self.path.rmdir()
-        raise UsageError(
-            f"The unfinished run {unfinished[0].parent} has another plan: {'; '.join(fields)}.",
-            "Give the same options to go on with it, or leave out --resume to start a new run.",
-        )
+        others = sorted(self.path.parent.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in others:
+            other = read_record(file)
+            # A run that never got as far as its first seed left nothing to go on with.
+            if other is None or (file.parent / "result.json").exists() or not list(file.parent.glob("seed-*")):
+                continue
+            theirs = {key: value for key, value in other.items() if key not in MACHINE_FIELDS and key != "seeds"}
+            fields = differing_fields(theirs, own)
+            raise UsageError(
+                f"The unfinished run {file.parent} has another plan: {'; '.join(fields)}.",
+                "Give the same options to go on with it, or leave out --resume to start a new run.",
+            )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder: a second process with the same plan is refused instead of mixed in."""
+        with open(self.path / ".lock", "w", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                raise UsageError(
+                    f"Another process is at work on {self.path}.", "Wait for it to end, then add --resume."
+                ) from problem
+            yield
 
     def seed(self, seed: int) -> SeedFolder:
         return SeedFolder(self.path / f"seed-{seed}")
@@ -175,7 +211,9 @@ def find_run(path: Path | str) -> RunFolder:
         given = given.parent
     if (given / "plan.json").is_file():
         return RunFolder(given)
-    hits = sorted(Path("runs").glob(f"*/*/*/{given.name}*/plan.json")) if given.name == str(path) else []
+    known = re.fullmatch(r"[0-9a-f]{1,12}", str(path)) is not None
+    root = Path(os.environ.get("UNBENCH_OUT", "runs"))
+    hits = sorted(root.glob(f"*/*/*/{path}*/plan.json")) if known else []
     if len(hits) == 1:
         return RunFolder(hits[0].parent)
     if hits:
@@ -184,18 +222,11 @@ def find_run(path: Path | str) -> RunFolder:
 
 
 def read_result(folder: RunFolder) -> Result:
-    """The stored result, with ``dir`` filled."""
+    """The stored result, with ``dir`` filled. Raises ``UsageError`` where there is none or it is damaged."""
+    from unbench.leaderboard.reader import parse_result
+
     if not folder.result_file.is_file():
         raise UsageError(f"The run {folder.path} has not finished.", "Give its command again with --resume.")
-    try:
-        stored = read_json(folder.result_file)
-    except json.JSONDecodeError as problem:
-        raise UsageError(f"{folder.result_file} is not valid JSON: {problem}.", "Make the run again.") from problem
-    if stored.get("schema") != RESULT_SCHEMA:
-        raise UsageError(
-            f"{folder.result_file} has schema {stored.get('schema')!r}; this unbench reads {RESULT_SCHEMA}.",
-            "Make the run again, or use the unbench version that wrote it.",
-        )
-    result = Result.model_validate(stored)
+    result = parse_result(folder.result_file)
     result.dir = str(folder.path)
     return result

@@ -76,6 +76,11 @@ class UnSTARConfig(MethodConfig):
         description="near: retain rows that share subject, value or relation with a forgotten fact; far: the others; "
         "mixed: both in equal parts (near alone did worse in a prototype)",
     )
+    reverse: int = Field(
+        0,
+        ge=0,
+        description="questions a fact, written by the model, that ask it the other way round; 0: none (published)",
+    )
     retain_per_forget: float = Field(8, gt=0, description="retain rows in the mix for each forgotten fact")
     retain_rationale: float = Field(
         0.25, ge=0, le=1, description="share of these rows that also get the model's own paraphrase and right rationale"

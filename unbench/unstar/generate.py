@@ -99,6 +99,30 @@ class Author:
             found.append(usable)
         return found
 
+    def reversed(self, asks: Sequence[Ask], number: int, temperature: float) -> list[Ask]:
+        """Up to ``number`` rows for each row whose answer names its subject and its value: the same fact, asked for its
+        subject by a question that the model wrote."""
+        rows = [ask for ask in asks if ask.value and ask.subject and ask.subject in ask.answer]
+        chats = [build("reverse", ask.question, ask.answer) for ask in rows]
+        longest = max((self._length(ask.question) for ask in rows), default=0)
+        asked = [math.ceil(4 * number * self.filter.config.oversample)] * len(rows)
+        texts = self._sample("turning questions around", chats, asked, 2 * longest + 8, temperature)
+        found = []
+        for ask, written in zip(rows, texts, strict=True):
+            drops: Counter[tuple[str, str]] = Counter()
+            usable: dict[str, str] = {}
+            for text in (clean(one.text) for one in written):
+                reason = self.filter.reversed(text, ask)
+                if reason is None and len(usable) < number and normal(text) not in usable:
+                    usable[normal(text)] = text
+                    self._record(ask, "forget", "paraphrase", True, paraphrase=text, temperature=temperature)
+                else:
+                    drops[text, reason or "more than wanted"] += 1
+            self._dropped(ask, "forget", "paraphrase", drops, temperature)
+            turned = replace(ask, subject=ask.value, relation="", value=ask.subject, aliases=(), others=frozenset())
+            found += [replace(turned, question=text) for text in usable.values()]
+        return found
+
     # --- wrong answers -----------------------------------------------------------------------------------------
 
     def wrong_answers(self, asks: Sequence[Ask], temperature: float) -> list[Counter[str]]:

@@ -142,6 +142,11 @@ class _Run:
         rows."""
         if self.config.embedding_model is None:
             self.notes["cosine"] = "off: no embedding_model; string ratio, content words and aliases decide"
+        if self.config.reverse:
+            turned = self.author.reversed(self.forget, self.config.reverse, self.config.temperature)
+            self.notes["asked_backwards"] = len(turned)
+            self.forget = [*self.forget, *turned]
+            self.facts = group(self.forget)
         for ask in self.forget:
             self._texts.add((ask.key, normal(ask.question)))
             self.phrases.append(_Phrase(ask, ask.question, 0))

@@ -1,4 +1,4 @@
-"""The prompts of the four self-teaching skills, as chat turns (data in ``prompts.yaml``)."""
+"""The prompts of the self-teaching skills, as chat turns (data in ``prompts.yaml``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from unbench.task import Message
 
-Skill = Literal["paraphrase", "wrong_answer", "wrong_sentence", "rationale"]
+Skill = Literal["paraphrase", "wrong_answer", "wrong_sentence", "rationale", "reverse"]
 
 
 @cache

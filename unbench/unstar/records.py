@@ -66,6 +66,8 @@ def read(path: Path) -> list[AntiSample]:
     except FileNotFoundError:
         problem = f"{path}: there are no anti-samples here."
         raise UsageError(problem, "Only a run made with `--method unstar` has them.") from None
+    except (OSError, UnicodeDecodeError) as broken:
+        raise UsageError(f"{path}: the anti-samples can't be read ({broken}).") from None
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -95,36 +97,42 @@ def reasons(records: Iterable[AntiSample]) -> dict[str, dict[str, int]]:
 def render(records: Iterable[AntiSample], console: Console, *, dropped: int = 3) -> None:
     """Per fact a block, what was trained on first, then the wrong answers and up to ``dropped`` dropped texts; at the
     end how many texts were dropped for which reason."""
-    from rich.markup import escape
-
     everything = list(records)
     by_fact: dict[tuple[str, str], list[AntiSample]] = {}
     for record in everything:
         by_fact.setdefault((record.role, record.fact), []).append(record)
     for (role, fact), lines in sorted(by_fact.items(), key=lambda item: item[0][0] == "retain"):
-        console.print(f"\n[bold]{escape(fact)}[/bold] [dim]({role})[/dim] {escape(lines[0].question)}")
+        console.print()
+        _say(console, (fact, "bold"), (f" ({role})", "dim"), f" {lines[0].question}")
         for line in (line for line in lines if line.stage == "anti_sample"):
-            asked = escape(line.paraphrase or line.question)
-            console.print(f"  [dim]round {line.round}[/dim] {asked}", highlight=False)
-            without = f" [yellow]({escape(line.reason)})[/yellow]" if line.reason else ""
-            console.print(f"    [green]→[/green] {escape(line.completion or '')}{without}", highlight=False)
+            _say(console, (f"  round {line.round}", "dim"), f" {line.paraphrase or line.question}")
+            without = f" ({line.reason})" if line.reason else ""
+            _say(console, ("    →", "green"), f" {line.completion or ''}", (without, "yellow"))
         _render_written(lines, console, dropped)
     console.print()
     for stage, counts in reasons(everything).items():
         parts = ", ".join(f"{what} {number}" for what, number in counts.items())
-        console.print(f"[bold]{stage.replace('_', ' ')}[/bold]: {escape(parts)}", highlight=False)
+        _say(console, (stage.replace("_", " "), "bold"), f": {parts}")
 
 
 def _render_written(lines: list[AntiSample], console: Console, dropped: int) -> None:
-    from rich.markup import escape
-
     answers = [line for line in lines if line.stage == "wrong_answer" and line.kept]
     if answers:
         said = ", ".join(f"{line.wrong_answer} ×{line.times}" for line in answers)
-        console.print(f"  [dim]wrong answers:[/dim] {escape(said)}", highlight=False)
+        _say(console, ("  wrong answers:", "dim"), f" {said}")
     bad = [line for line in lines if line.stage != "anti_sample" and not line.kept]
     for line in bad[:dropped]:
         text = " ".join((line.text or "").split())
-        console.print(f"  [red]✗[/red] [dim]{escape(text)} ({escape(line.reason or '')})[/dim]", highlight=False)
+        _say(console, ("  ✗", "red"), (f" {text} ({line.reason or ''})", "dim"))
     if len(bad) > dropped:
-        console.print(f"  [dim]and {len(bad) - dropped} more dropped[/dim]", highlight=False)
+        _say(console, (f"  and {len(bad) - dropped} more dropped", "dim"))
+
+
+def _say(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print texts, each plain or with a style: a model's words are never read as markup or obeyed by a terminal."""
+    from rich.text import Text
+
+    from unbench.cli.output import clean
+
+    pairs = (part if isinstance(part, tuple) else (part, "") for part in parts)
+    console.print(Text.assemble(*((clean(text), style) for text, style in pairs)), highlight=False)
