@@ -129,10 +129,11 @@ def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     table = Table(title="Runs", title_justify="left")
     names = list(type(results[0].scores).model_fields)
     for column in ("run", "method", "task", "model", *names, "unlearn s"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ("run", "method"))
     for result in results:
         scores = (score_text(getattr(result.scores, name)) for name in names)
-        cells = (result.run_id, result.method, f"{result.task} ({result.split})", result.model, *scores,
+        # Built-in methods are known by their bare names; 'unbench:' on every row would only cost width.
+        cells = (result.run_id, result.method.removeprefix("unbench:"), f"{result.task} ({result.split})", result.model, *scores,
                  f"{result.compute.unlearn_s / len(result.seeds):.1f}")  # fmt: skip
         table.add_row(*(plain(cell) for cell in cells))
     console().print(table)
