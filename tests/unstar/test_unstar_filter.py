@@ -230,3 +230,17 @@ def test_words() -> None:
     assert sentences("Dr. Who met J. K. Rowling. Then he left!") == 2
     assert sentences("no end") == 1
     assert clean(' "Question: where?" ') in {"Question: where?", "where?"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Which pupil studied at Hogwarts?", None),
+        ("Which pupil studied at the school?", "lost the value"),
+        ("Which book has Harry study at Hogwarts?", "names the subject"),
+        ("Harry Potter studied at Hogwarts.", "not a question"),
+        ("Which pupil?\nHogwarts?", "several lines"),
+    ],
+)
+def test_a_question_turned_around(text: str, reason: str | None) -> None:
+    assert Filter(UnSTARConfig()).reversed(text, HARRY) == reason

@@ -133,7 +133,8 @@ def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     for result in results:
         scores = (score_text(getattr(result.scores, name)) for name in names)
         # Built-in methods are known by their bare names; 'unbench:' on every row would only cost width.
-        cells = (result.run_id, result.method.removeprefix("unbench:"), f"{result.task} ({result.split})", result.model, *scores,
+        name, task = result.method.removeprefix("unbench:"), f"{result.task} ({result.split})"
+        cells = (result.run_id, name, task, result.model, *scores,
                  f"{result.compute.unlearn_s / len(result.seeds):.1f}")  # fmt: skip
         table.add_row(*(plain(cell) for cell in cells))
     console().print(table)

@@ -146,7 +146,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "oversample": 3.0,
         "anti_samples_min": 8,
         "rounds": 3,
-        "steps_per_anti_sample": 24,
+        "steps_per_anti_sample": 48,
         "lr": 1e-3,
         "batch_size": 8,
         "reverse": 3,

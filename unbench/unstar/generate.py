@@ -106,7 +106,8 @@ class Author:
         chats = [build("reverse", ask.question, ask.answer) for ask in rows]
         longest = max((self._length(ask.question) for ask in rows), default=0)
         asked = [math.ceil(4 * number * self.filter.config.oversample)] * len(rows)
-        texts = self._sample("turning questions around", chats, asked, 2 * longest + 8, temperature)
+        # Left to itself a small chat model states the fact again; its first word makes a question of it.
+        texts = self._sample("turning questions around", chats, asked, 2 * longest + 8, temperature, "Which")
         found = []
         for ask, written in zip(rows, texts, strict=True):
             drops: Counter[tuple[str, str]] = Counter()
@@ -193,13 +194,20 @@ class Author:
     # --- the engine --------------------------------------------------------------------------------------------
 
     def _sample(
-        self, description: str, chats: Sequence[Chat], numbers: Sequence[int], limit: int, temperature: float
+        self,
+        description: str,
+        chats: Sequence[Chat],
+        numbers: Sequence[int],
+        limit: int,
+        temperature: float,
+        prefill: str = "",
     ) -> list[list[Generation]]:
-        """``numbers[i]`` samples of ``chats[i]``. First samples of all come first, so that a budget that cuts the call
-        short takes from every fact alike."""
+        """``numbers[i]`` samples of ``chats[i]``, ``prefill`` being their first words. First samples of all come first,
+        so that a budget that cuts the call short takes from every fact alike."""
         order = [(take, index) for index, number in enumerate(numbers) for take in range(number)]
         order.sort()
-        written = self._generate(description, [chats[index] for _, index in order], limit, temperature)
+        prompts = [chats[index] for _, index in order]
+        written = self._generate(description, prompts, limit, temperature, prefill)
         texts: list[list[Generation]] = [[] for _ in chats]
         for (_, index), one in zip(order, written, strict=True):
             if one is not None:
@@ -207,7 +215,7 @@ class Author:
         return texts
 
     def _generate(
-        self, description: str, chats: Sequence[Chat], limit: int, temperature: float
+        self, description: str, chats: Sequence[Chat], limit: int, temperature: float, prefill: str = ""
     ) -> list[Generation | None]:
         """One engine call; None for requests that the token budget might not cover."""
         usage, budget = self.context.usage, self.context.budget_tokens
@@ -218,7 +226,7 @@ class Author:
             self.cut_short = self.cut_short or allowed < len(chats)
         if not allowed:
             return [None] * len(chats)
-        prompts = [prompt_ids(self.tokenizer, list(chat)) for chat in chats[:allowed]]
+        prompts = [prompt_ids(self.tokenizer, list(chat), prefill=prefill) for chat in chats[:allowed]]
         self._calls += 1
         sampling = Sampling(
             max_new_tokens=limit,
@@ -234,7 +242,7 @@ class Author:
         usage.tokens_generated += self.engine.stats.tokens_generated - before
         self.context.progress(description, len(prompts), len(prompts))
         # A lone surrogate, from a damaged tokenizer, is no text that could be written to a file.
-        texts = (one.text.encode("utf-8", "replace").decode() for one in written)
+        texts = (prefill + one.text.encode("utf-8", "replace").decode() for one in written)
         sane = [replace(one, text=text) for one, text in zip(written, texts, strict=True)]
         return [*sane, *[None] * (len(chats) - allowed)]
 
