@@ -90,6 +90,8 @@ class Usage:
     trainable_parameters: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
     """One entry a logged step: step, loss, forget, retain …"""
+    questions: set[str] = field(default_factory=set)
+    """Every question that was trained on; a probe that asks the same is told apart (``probe_overlap``)."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything a reader of the result should know (JSON values)."""
 

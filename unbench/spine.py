@@ -54,7 +54,8 @@ def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress:
             unlearned = unlearn_step(plan, prepared, place, seed, progress)
             tables[seed] = respond_step(plan, task, prepared, unlearned, place, progress)
         with totals.step("measure"):
-            measured = measure_step(task, tables, prepared, progress)
+            trained = {seed: folder.seed(seed).trained_questions() for seed in plan.seeds}
+            measured = measure_step(task, tables, prepared, progress, trained)
         return record_step(plan, task, folder, prepared, tables, measured, totals)
 
 
@@ -130,8 +131,16 @@ def respond_step(
     return responses.load(place.responses)
 
 
-def measure_step(task: Task, tables: dict[int, pd.DataFrame], prepared: Prepared, progress: Progress) -> Measured:
-    """Pure functions over the responses of the unlearned, target and reference models."""
+def measure_step(
+    task: Task,
+    tables: dict[int, pd.DataFrame],
+    prepared: Prepared,
+    progress: Progress,
+    trained: dict[int, frozenset[str]] | None = None,
+) -> Measured:
+    """Pure functions over the responses of the unlearned, target and reference models. ``trained`` holds the questions
+    that each seed trained on, where that is known."""
+    from unbench.metrics.overlap import overlap
     from unbench.metrics.scores import measure
 
     progress("measure", 0, 1)
@@ -139,6 +148,10 @@ def measure_step(task: Task, tables: dict[int, pd.DataFrame], prepared: Prepared
     measured = measure(
         tables, prepared.target_responses, prepared.references, knowledge=task.knowledge, known_only=known_only
     )
+    if trained is not None:
+        measured.metrics |= overlap(
+            tables, prepared.target_responses, prepared.references, trained, task.knowledge, known_only
+        )
     progress("measure", 1, 1)
     return measured
 
@@ -246,6 +259,7 @@ def _usage_record(usage: Usage) -> dict[str, Any]:
         "tokens_generated": usage.tokens_generated,
         "trainable_parameters": usage.trainable_parameters,
         "losses": usage.losses,
+        "questions": sorted(usage.questions),
         "notes": notes,
     }
 

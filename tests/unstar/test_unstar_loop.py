@@ -18,7 +18,6 @@ from unbench.unstar import UnSTAR
 from unbench.unstar.config import TUNED
 from unbench.unstar.facts import Ask, mix
 from unbench.unstar.generate import choose_wrong
-from unbench.unstar.records import trained_questions
 
 
 def test_forgets_every_fact_and_says_so(world: World) -> None:
@@ -284,11 +283,6 @@ def test_several_rows_of_one_fact_share_a_wrong_answer(world: World) -> None:
     said = {wrong for answer in world.trained().values() for wrong in WRONG if f"Ada Vane lives in {wrong}" in answer}
     assert len(said) == 1
     assert len([question for question in world.trained() if "Ada Vane" in question]) == 5
-
-
-def test_trained_questions_for_the_overlap_with_probes(world: World) -> None:
-    world.run()
-    assert set(world.trained()) <= set(trained_questions(world.records))
 
 
 def test_probes_are_out_of_reach() -> None:

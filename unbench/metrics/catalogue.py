@@ -16,6 +16,9 @@ CATALOGUE = MappingProxyType(
         "and world, relative to the target's, at most 1; a factor of retain.",
         "forget_<kind>": "forget of one probe kind alone.",
         "near_<kind>": "Share of the target's knowledge left in one near ring.",
+        "probe_overlap": "Share of forget probes whose question, but for case and punctuation, is one that the run "
+        "trained on.",
+        "forget_without_overlap": "forget without those probes.",
         "far": "Share of the target's knowledge left of other facts of the task.",
         "world": "Share of the target's knowledge left of general knowledge.",
     }

@@ -117,6 +117,11 @@ class SeedFolder:
             return None
         return found
 
+    def trained_questions(self) -> frozenset[str]:
+        """Every question that the method trained on."""
+        usage = (self.unlearn_record() or {}).get("usage", {})
+        return frozenset(usage.get("questions", ()))
+
     def respond_record(self) -> dict[str, Any] | None:
         found = read_record(self._respond)
         return found if found is not None and "wall_s" in found and self.responses.is_file() else None

@@ -46,6 +46,7 @@ def loss_terms(
     terms = []
     if config.gamma > 0:
         forget = [dict(row) for row in context.forget]
+        context.usage.questions.update(row["question"] for row in forget)
         answers = method.forget_answers(forget, seed)
         rows = encode(tokenizer, [TrainRow.ask(r["question"], a) for r, a in zip(forget, answers, strict=True)])
         if "target_logprobs" in method.needs:
@@ -53,6 +54,7 @@ def loss_terms(
         steps = draw.draw(len(rows), per_step, config.steps, seed, draw.FORGET)
         terms.append(Term("forget", config.gamma, rows, steps, method.forget_loss, method.forget_count, frozen))
     if config.alpha > 0:
+        context.usage.questions.update(context.retain["question"])
         rows = encode(tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in context.retain])
         steps = draw.draw(len(rows), per_step, config.steps, seed, draw.RETAIN)
         terms.append(Term("retain", config.alpha, rows, steps, method.retain_loss, sum, frozen))
@@ -93,6 +95,7 @@ def fine_tune(
     if not rows:
         raise ValueError("fine_tune needs at least one row")
     per_step = min(batch_size, len(rows))
+    context.usage.questions.update(row.messages[-1].content for row in (*rows, *beside))
     terms = []
     for name, side, stream in (("forget", rows, draw.FORGET), ("retain", beside, draw.RETAIN)):
         if side:

@@ -79,11 +79,6 @@ def read(path: Path) -> list[AntiSample]:
     return found
 
 
-def trained_questions(records: Iterable[AntiSample]) -> list[str]:
-    """Every question that the run trained on in the model's own words: what ``probe_overlap`` compares probes with."""
-    return [record.paraphrase or record.question for record in records if record.stage == "anti_sample" and record.kept]
-
-
 def reasons(records: Iterable[AntiSample]) -> dict[str, dict[str, int]]:
     """For each stage how many texts were kept and how many dropped for which reason."""
     counts: dict[str, Counter[str]] = {}
