@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,9 @@ def test_out_of_memory_gives_up_clearly(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_ctrl_c_exits_130_and_says_how_to_resume(tmp_path: Path) -> None:
     words = [*RUN, "--method", "retain_only", "--set", "steps=100000", "--out", str(tmp_path)]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell starts background jobs with SIGINT ignored, and children inherit it: CI may well be one.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     deadline = time.monotonic() + 120
     # The unlearn step has begun once its work folder is there.
     while not list(tmp_path.rglob("seed-0/work")) and child.poll() is None and time.monotonic() < deadline:
