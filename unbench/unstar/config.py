@@ -149,10 +149,10 @@ TUNED: dict[str, dict[str, Any]] = {
         "steps_per_anti_sample": 48,
         "lr": 1e-3,
         "batch_size": 8,
-        "reverse": 3,
         "retain_per_forget": 60,
         "retain_rationale": 0.1,
     },
 }
 """By model. nano: the best of 12 trials on ``bios/fact`` select within 200,000 tokens
-(``benchmarks/tuning/bios-fact-unstar.json``)."""
+(``benchmarks/tuning/bios-fact-unstar.json``). smollm2: set by hand on ``facts/japan-capital`` (select), not yet tuned:
+it suppresses the answer, but κ stays well above a guess in some phrasings."""
