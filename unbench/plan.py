@@ -193,6 +193,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, sign, value = pair.partition("=")
         if not sign or not key:
             raise UsageError(f"--set wants key=value, not {pair!r}.", "For example: --set lr=1e-4.")
+        if key.strip() in settings:
+            raise UsageError(f"--set gives {key.strip()!r} twice.", "Give it once.")
         try:
             settings[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as problem:

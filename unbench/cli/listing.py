@@ -168,7 +168,8 @@ def cite(name: str) -> None:
         return
     family = name.partition("/")[0]
     if any(family == plugin.name for plugin in plugins.tasks().plugins):
-        click.echo(plugins.tasks().load(family).card.bibtex.strip())
+        task = plugins.open_task(name) if "/" in name else plugins.tasks().load(family)
+        click.echo(task.card.bibtex.strip())
         return
     try:
         click.echo(plugins.methods().load(name).card.bibtex.strip() or f"% {name} is a control without a paper")

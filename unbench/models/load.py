@@ -86,6 +86,8 @@ def pick_device(wanted: str) -> str:
         kind = torch.device(wanted).type
     except RuntimeError as problem:
         raise UsageError(f"There is no device called {wanted!r}.", "Give cpu, cuda or cuda:1.") from problem
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"UnBench runs on cpu and cuda, not on {kind!r}.", "Give --device cpu or cuda.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("This machine has no CUDA device that torch can use.", "Give --device cpu.")
     return wanted
