@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from unbench.contract_world import World
+    from unbench.method import UnlearnContext
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,3 +30,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def repository() -> Path:
     """Root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose target has learnt little: the arithmetic needs no more, and gradients stay large."""
+    from unbench.contract_world import build_world
+
+    return build_world(tmp_path_factory.mktemp("world"), steps=12)
+
+
+@pytest.fixture
+def make_context(world: World, tmp_path: Path) -> Callable[..., UnlearnContext]:
+    """What a method is given on that world."""
+    from unbench.contract_world import context_for
+    from unbench.method import TrainSettings
+
+    def make(kind: str = "full", double: bool = False, name: str = "run", **changes: Any) -> UnlearnContext:
+        train = changes.pop("train", TrainSettings(kind=kind))  # type: ignore[arg-type]
+        context, _ = context_for(world, tmp_path / name, train, double=double, **changes)
+        return context
+
+    return make

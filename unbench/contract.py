@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -204,12 +203,3 @@ def _splits(method: LossMethod, world: World, folder: Path, kind: Literal["full"
     return Check("batch splits don't change a gradient", worst <= TOLERANCE * largest and largest > 0,
                  f"largest difference {worst:.1e} beside a largest gradient of {largest:.1e}",
                  "Return sums and counts (Loss.per_token, Loss.per_sequence), not a mean over the batch.")  # fmt: skip
-
-
-def check_all(methods: Sequence[type[Method]], world: World, folder: Path) -> Iterator[tuple[str, str, Check]]:
-    """(method, training, check) over methods, with full and LoRA training."""
-    for method_class in methods:
-        kinds: tuple[Literal["full", "lora"], ...] = ("full", "lora") if method_class.trains else ("full",)
-        for kind in kinds:
-            for check in check_method(method_class, world, folder / method_class.card.name / kind, kind):
-                yield method_class.card.name, kind, check

@@ -9,8 +9,6 @@ from unbench import plugins, responses
 from unbench.method import Progress
 from unbench.task import Split, Task
 
-REFERENCE_SEEDS = (1, 2, 3)
-"""Fixed before any result was seen."""
 SPLITS: tuple[Split, ...] = ("select", "report")
 
 
@@ -24,7 +22,7 @@ def build_everything(out: Path, progress: Progress) -> list[Path]:
     """Train base, target, references and the retrain control into ``out`` and ask the references every probe.
 
     Returns what was written. The package ships base, target and control (float16) and the references' responses."""
-    from unbench.models.nano import build_all
+    from unbench.models.nano import REFERENCE_SEEDS, build_all
 
     build_all(out, progress)
     folders = [out / f"reference-{seed}" for seed in REFERENCE_SEEDS]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TARGET_SEED, REFERENCE_SEEDS, RETRAIN_SEED = 0, (1, 2, 3), 4
+"""Fixed before any result was seen."""
 PRETRAINING = Recipe(epochs=16, lr=2e-3)
 FINETUNING = Recipe(epochs=10, lr=2e-3)
 SHIPPED = {"base": "base", "target": "target", "retrain": "retrain-4"}
@@ -34,7 +35,7 @@ def nano_folder(role: Literal["base", "target", "retrain"], seed: int | None = N
     if role not in SHIPPED or seed not in (None, seeds[role]):
         raise UsageError(
             f"nano ships no weights for {role!r} with seed {seed}.",
-            "Build them with `unbench models build nano`; shipped are: "
+            "Build them with `unbench models build`; shipped are: "
             + ", ".join(f"{name} (seed {value})" for name, value in seeds.items())
             + ".",
         )
