@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
@@ -111,9 +112,14 @@ def method_cards() -> dict[str, MethodCard]:
     return cards
 
 
-def open_task(name: str, split: Split = "report") -> Task:
-    """``family/problem`` (or ``family``: its default problem) as a task object."""
+def open_task(name: str, split: Split = "report", data_dir: Path | None = None) -> Task:
+    """``family/problem`` (or ``family``: its default problem) as a task object; ``data_dir`` is where its rows lie."""
     family, _, problem = name.partition("/")
     task_class: Any = tasks().load(family)
-    task: Task = task_class(problem or None, split=split)
+    if data_dir is None:
+        task: Task = task_class(problem or None, split=split)
+    elif task_class.takes_data_dir:
+        task = task_class(problem or None, split=split, data_dir=data_dir)
+    else:
+        raise UsageError(f"The rows of task {name!r} come with it, so it takes no --data-dir.", "Leave it out.")
     return task

@@ -16,12 +16,15 @@ pair            str|None true and false form of one yes/no probe
 continuation    int      index of the candidate in the probe's list
 candidate       str      its text
 is_right        bool     the right candidate
+is_paraphrase   bool     the right answer in other words (the truth ratio reads it)
 logprob         float    total log-probability (nats) of the tokens in which the probe's candidates differ
 n_tokens        int      number of those tokens
 token_logprobs  list     of every answer token after the prompt (prefix, candidate; end token only for the sentence)
 token_argmax    list     whether each was the model's first choice
+token_mean      list     mean of the log-probability over the vocabulary under the model, at each of these tokens
+token_variance  list     its variance; both for the right candidate only, None elsewhere and where no engine gives them
 question        str      the last user turn
-text            str      greedy answer to the bare prompt; repeated on every row of the probe
+text            str      greedy answer to the bare prompt; repeated on every row of the probe, empty if not wanted
 finished        bool     the greedy answer ended by itself
 recalled        bool     the greedy answer holds the right answer
 =============== ======== ==========================================================================================
@@ -48,9 +51,10 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "role", "probe", "ring", "kind", "subject", "cluster", "fact", "given", "pair", "continuation", "candidate",
-    "is_right", "logprob", "n_tokens", "token_logprobs", "token_argmax", "question", "text", "finished", "recalled",
+    "is_right", "is_paraphrase", "logprob", "n_tokens", "token_logprobs", "token_argmax", "token_mean",
+    "token_variance", "question", "text", "finished", "recalled",
 )  # fmt: skip
-PER_TOKEN = ("token_logprobs", "token_argmax")
+PER_TOKEN = ("token_logprobs", "token_argmax", "token_mean", "token_variance")
 """The columns that ``compact`` leaves out."""
 
 
@@ -85,13 +89,15 @@ def respond(
     single candidate, and every one where ``knowledge`` is "probability", is scored whole, with its end token.
     ``max_new_tokens`` limits the greedy answer, in tokens.
     """
-    from unbench.engines.base import Sampling
+    from unbench.engines.base import Generation, Sampling
 
     asked = candidate_ids(tokenizer, probes, system_prompt, knowledge)
     with _shown(engine, f"{role}: score", progress):
         flat = engine.score([request for answers in asked for request in answers.requests])
     with _shown(engine, f"{role}: answer", progress):
-        texts = engine.generate([answers.prompt for answers in asked], Sampling(max_new_tokens=max_new_tokens))
+        wanted = [answers.prompt for answers, probe in zip(asked, probes, strict=True) if probe.generate]
+        written = iter(engine.generate(wanted, Sampling(max_new_tokens=max_new_tokens)))
+        texts = [next(written) if probe.generate else Generation([], "", False) for probe in probes]
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     first = 0
     for probe, answers, text in zip(probes, asked, texts, strict=True):
@@ -146,7 +152,8 @@ def save(frame: pd.DataFrame, path: Path) -> None:
 
     texts = pa.dictionary(pa.int32(), pa.string())
     types = dict.fromkeys(COLUMNS, texts) | {
-        "given": pa.bool_(), "is_right": pa.bool_(), "finished": pa.bool_(), "recalled": pa.bool_(),
+        "given": pa.bool_(), "is_right": pa.bool_(), "is_paraphrase": pa.bool_(), "finished": pa.bool_(),
+        "recalled": pa.bool_(), "token_mean": pa.list_(pa.float32()), "token_variance": pa.list_(pa.float32()),
         "continuation": pa.int32(), "n_tokens": pa.int32(), "logprob": pa.float32(),
         "token_logprobs": pa.list_(pa.float32()), "token_argmax": pa.list_(pa.bool_()),
     }  # fmt: skip
@@ -210,10 +217,13 @@ def _add_rows(
         "recalled": holds(said, (probe.answer, *probe.accept), question),
     }  # fmt: skip
     for i, (candidate, start, score) in enumerate(zip(probe.candidates, answers.span, scores, strict=True)):
+        right = candidate == probe.answer
         own = {
-            "continuation": i, "candidate": candidate, "is_right": candidate == probe.answer,
+            "continuation": i, "candidate": candidate, "is_right": right,
+            "is_paraphrase": candidate == probe.paraphrased,
             "logprob": sum(score.logprob[start:]), "n_tokens": len(score.logprob) - start,
             "token_logprobs": score.logprob, "token_argmax": score.is_argmax,
+            "token_mean": score.mean if right else None, "token_variance": score.variance if right else None,
         }  # fmt: skip
         for name, value in (same | own).items():
             columns[name].append(value)
@@ -225,6 +235,7 @@ def _frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
 
     # The same types whether the table was just made or read from a file.
     types = {"logprob": np.float32, "continuation": np.int32, "n_tokens": np.int32, "pair": object}
+    types |= {"token_mean": object, "token_variance": object}
     return pd.DataFrame({name: pd.Series(values, dtype=types.get(name)) for name, values in columns.items()})
 
 

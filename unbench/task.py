@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Ring = Literal["forget", "near", "far", "world"]
+Ring = Literal["forget", "near", "far", "world", "holdout"]
+"""``holdout`` (never trained on) is asked for membership inference only; no score of UnBench's own reads it."""
 Split = Literal["select", "report"]
 Knowledge = Literal["candidates", "probability"]
 
@@ -59,6 +61,10 @@ class Probe(BaseModel):
     accept: tuple[str, ...] = Field((), description="other spellings that count as right in a greedy answer")
     given: bool = Field(False, description="whether methods are given this fact (near, far); withheld facts are scored")
     pair: str | None = Field(None, description="probes of one pair (true and false form) are averaged before anything")
+    paraphrased: str | None = Field(
+        None, description="the candidate that is the right answer in other words; the truth ratio reads it"
+    )
+    generate: bool = Field(True, description="whether a greedy answer is wanted; false where only its score is read")
 
     @model_validator(mode="after")
     def _answer_among_candidates(self) -> Probe:
@@ -66,6 +72,8 @@ class Probe(BaseModel):
             raise ValueError(f"probe {self.id}: the answer {self.answer!r} is not among its candidates")
         if len(set(self.candidates)) != len(self.candidates):
             raise ValueError(f"probe {self.id}: a candidate is listed twice")
+        if self.paraphrased is not None and self.paraphrased not in self.candidates:
+            raise ValueError(f"probe {self.id}: the paraphrased answer is not among its candidates")
         return self
 
 
@@ -113,9 +121,16 @@ class Task(ABC):
     max_new_tokens: ClassVar[int] = 32
     """Longest greedy answer, in tokens of the model, prompt not counted."""
 
-    def __init__(self, problem: str | None = None, split: Split = "report") -> None:
+    takes_data_dir: ClassVar[bool] = False
+    """Whether the rows may lie in a folder of the user's (``--data-dir``)."""
+    sources: dict[str, str]
+    """SHA-256 of every data file that was read, by name; empty where the rows come with the package."""
+
+    def __init__(self, problem: str | None = None, split: Split = "report", data_dir: Path | None = None) -> None:
         self.problem = problem or self.default_problem
         self.split: Split = split
+        self.data_dir = data_dir
+        self.sources = {}
 
     @property
     def id(self) -> str:
@@ -142,9 +157,18 @@ class Task(ABC):
                 name: [row.model_dump(mode="json") for row in getattr(data, name)]
                 for name in ("forget", "retain", "withheld", "holdout")
             },
-            "probes": [probe.model_dump(mode="json") for probe in self.probes()],
+            "probes": [_frozen(probe) for probe in self.probes()],
         }
         return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _frozen(probe: Probe) -> dict[str, object]:
+    """A probe as it enters the hash: fields that came later are left out at rest, so that older tasks keep theirs."""
+    body: dict[str, object] = probe.model_dump(mode="json")
+    for name in ("paraphrased", "generate"):
+        if body[name] == Probe.model_fields[name].default:
+            del body[name]
+    return body
 
 
 def canonical_json(value: object) -> str:

@@ -26,7 +26,7 @@ def table(known: dict[str, float]) -> pd.DataFrame:
                     "token_logprobs": None, "token_argmax": None, "question": f"{kind} question, {i}?",
                     "text": "t", "finished": True, "recalled": right,
                 })  # fmt: skip
-    return pd.DataFrame(rows)[list(COLUMNS)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def test_case_and_punctuation_make_no_difference() -> None:
