@@ -100,6 +100,43 @@ def test_half_of_a_ring_is_given() -> None:
     assert check(Toy(probes, data)) == ["near/same_subject around 'Sue': 3 of 3 facts are given, half should be."]
 
 
+class Published(Toy):
+    knowledge: ClassVar[Any] = "probability"
+
+
+def given_far(n: int, of: int) -> list[Probe]:
+    return [probe("d"), *(probe(f"n{i}", ring="far", kind="retain", fact=f"n{i}", given=i < n) for i in range(of))]
+
+
+def test_published_data_may_withhold_nothing() -> None:
+    data = TaskData(forget=(row("sue"),), retain=tuple(row(f"n{i}") for i in range(3)))
+    assert check(Published(given_far(3, of=3), data)) == []
+    assert check(Toy(given_far(3, of=3), data)) == ["far/retain: 3 of 3 facts are given, half should be."]
+
+
+def test_where_anything_is_withheld_half_is() -> None:
+    data = TaskData(forget=(row("sue"),), retain=tuple(row(f"n{i}") for i in range(3)), withheld=(row("other"),))
+    assert check(Published(given_far(3, of=3), data)) == ["far/retain: 3 of 3 facts are given, half should be."]
+    data = TaskData(forget=(row("sue"),), retain=(row("n0"),))
+    assert check(Published(given_far(1, of=4), data)) == ["far/retain: 1 of 4 facts are given, half should be."]
+
+
+def test_holdout() -> None:
+    asked = [
+        probe("d"),
+        *(probe(f"h{i}", ring="holdout", kind="holdout", fact=f"h{i}", generate=False) for i in (0, 1)),
+    ]
+    data = TaskData(forget=(row("sue"),), retain=(), holdout=(row("h0"), row("h1")))
+    assert check(Toy(asked, data)) == []
+    data = TaskData(forget=(row("sue"),), retain=(), holdout=(row("h0"),))
+    assert check(Toy(asked, data)) == ["Probe 'h1' asks for 'h1', which has no holdout row."]
+    data = TaskData((row("sue"),), retain=(row("h0"),), withheld=(row("h1"),), holdout=(row("h0"), row("h1")))
+    assert check(Toy(asked, data)) == [
+        "The fact 'h0' has a row in retain and in holdout.",
+        "The fact 'h1' has a row in withheld and in holdout.",
+    ]
+
+
 def test_a_fact_is_given_or_withheld() -> None:
     further = probe("n0b", ring="near", kind="same_subject", fact="n0", given=False)
     problems = with_probes(lambda probes: [*probes, further])

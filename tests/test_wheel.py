@@ -57,4 +57,4 @@ def test_every_method_and_task_is_there(installed: Path, tmp_path: Path) -> None
     assert {entry["name"] for entry in found} >= {"unstar", "npo", "none", "retrain"}
     assert not [entry for entry in found if entry["error"]]
     done = inside(installed, tmp_path, "-m", "unbench", "tasks", "--json")
-    assert {entry["name"] for entry in json.loads(done.stdout)["tasks"]} == {"bios", "facts"}
+    assert {entry["name"] for entry in json.loads(done.stdout)["tasks"]} == {"bios", "facts", "tofu"}

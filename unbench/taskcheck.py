@@ -1,14 +1,15 @@
 """What every task must keep to, whoever wrote it: ``check(task)`` lists what it breaks.
 
 The rules are those of the metrics: κ compares total probabilities, so candidates must be of one form and comparable
-length; specificity counts withheld facts only, so half of every near and far ring must be withheld.
+length; specificity counts withheld facts only, so half of every near and far ring must be withheld. Published data
+whose knowledge is a probability may withhold nothing at all; its scores are labelled as given.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from unbench.task import Probe, Task, TaskData
 
@@ -24,9 +25,10 @@ MIN_OPTIONS = 3
 def check(task: Task) -> list[str]:
     """Problems of a task, each one sentence; an empty list where all is well."""
     data, probes = task.data(), task.probes()
-    problems = [*_ids(probes), *_rows(data, probes), *_pairs(probes), *_halves(probes)]
+    all_given = task.knowledge == "probability" and not data.withheld
+    problems = [*_ids(probes), *_rows(data, probes), *_pairs(probes), *_halves(probes, all_given)]
     if task.knowledge == "candidates":
-        problems += [problem for probe in probes for problem in _candidates(probe)]
+        problems += [problem for probe in probes for problem in candidate_problems(probe)]
     return problems
 
 
@@ -35,7 +37,7 @@ def _ids(probes: Sequence[Probe]) -> list[str]:
     return [f"The probe id {name!r} is used {n} times." for name, n in counts.items() if n > 1]
 
 
-def _candidates(probe: Probe) -> list[str]:
+def candidate_problems(probe: Probe) -> list[str]:
     """Same form, comparable length, none the beginning of another; yes_no and choice have few candidates by nature."""
     found: list[str] = []
     words = [len(candidate.split()) for candidate in probe.candidates]
@@ -61,10 +63,11 @@ def _case(text: str) -> str:
     return "digit" if first.isdigit() else "capital" if first.isupper() else "small"
 
 
-def _halves(probes: Sequence[Probe]) -> list[str]:
+def _halves(probes: Sequence[Probe], all_given: bool = False) -> list[str]:
     """As many facts given as withheld, for each kind around each forgotten subject (near) and for far as a whole.
 
-    Counted by fact, as one fact may be asked in several phrasings; and no fact may be both.
+    Counted by fact, as one fact may be asked in several phrasings; and no fact may be both. With ``all_given`` the task
+    withholds nothing, and then every fact is given.
     """
     found: list[str] = []
     sides: dict[tuple[str, str, str], dict[str, bool]] = defaultdict(dict)
@@ -78,6 +81,8 @@ def _halves(probes: Sequence[Probe]) -> list[str]:
             found.append(f"The fact {probe.fact!r} is given in one probe and withheld in another.")
     for (ring, kind, cluster), facts in sides.items():
         given = sum(facts.values())
+        if all_given and given == len(facts):
+            continue
         if abs(len(facts) - 2 * given) > 1:
             around = f" around {cluster!r}" if cluster else ""
             found.append(f"{ring}/{kind}{around}: {given} of {len(facts)} facts are given, half should be.")
@@ -90,11 +95,13 @@ def _rows(data: TaskData, probes: Sequence[Probe]) -> list[str]:
     facts = {name: {row.fact for row in getattr(data, name)} for name in ("forget", "retain", "withheld", "holdout")}
     if not data.forget:
         found.append("There is no forget row.")
-    for a, b in (("forget", "retain"), ("forget", "withheld"), ("retain", "withheld"), ("forget", "holdout")):
+    for a, b in combinations(facts, 2):
         found += [f"The fact {fact!r} has a row in {a} and in {b}." for fact in sorted(facts[a] & facts[b])]
     for probe in probes:
         if probe.ring == "forget" and probe.fact not in facts["forget"]:
             found.append(f"Probe {probe.id!r} asks for {probe.fact!r}, which has no forget row.")
+        if probe.ring == "holdout" and probe.fact not in facts["holdout"]:
+            found.append(f"Probe {probe.id!r} asks for {probe.fact!r}, which has no holdout row.")
         if probe.ring in ("near", "far"):
             if probe.given and probe.fact not in facts["retain"]:
                 found.append(f"Probe {probe.id!r} is given, but {probe.fact!r} has no retain row.")

@@ -97,7 +97,7 @@ def test_lists_as_json(command: str) -> None:
 
 
 def test_every_method_and_task_can_be_cited() -> None:
-    for name in ("unstar", "npo", "gradient_ascent", "grad_diff", "idk", "bios", "facts", "unbench"):
+    for name in ("unstar", "npo", "gradient_ascent", "grad_diff", "idk", "bios", "facts", "tofu", "unbench"):
         done = unbench("cite", name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("@"), name
