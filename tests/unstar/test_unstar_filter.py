@@ -6,20 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unbench.unstar.compose import completion, put_in, span_in
+from unbench.unstar.compose import completion, in_own_words, put_in, span_in
 from unbench.unstar.config import UnSTARConfig
-from unbench.unstar.facts import Ask
+from unbench.unstar.facts import Ask, other_forms
 from unbench.unstar.filter import Filter, tidy_wrong
-from unbench.unstar.words import clean, content, names, normal, sentences
+from unbench.unstar.generate import familiar
+from unbench.unstar.words import clean, content, names, normal, sentences, split_sentences
 
 HARRY = Ask(
     "hogwarts", "Where did Harry Potter study?", "Harry Potter studied at Hogwarts.", "Harry Potter", "studied at",
-    "Hogwarts", ("Hogwarts School of Witchcraft and Wizardry",), frozenset({"durmstrang", "university of oxford"}),
+    "Hogwarts", ("Hogwarts School of Witchcraft and Wizardry",), 
+    {"durmstrang": "Durmstrang", "university of oxford": "the University of Oxford"},
 )  # fmt: skip
 BAKER = Ask("job", "What is the profession of Ada Vane?", "Ada Vane works as a baker.", "Ada Vane", "job", "baker")
 MENTOR = Ask(
     "mentor", "Who is the mentor of Bo Kell?", "The mentor of Bo Kell is Ada Vane.", "Bo Kell", "mentor", "Ada Vane",
-    (), frozenset({"ada vale", "cy dorn"}),
+    (), {"ada vale": "Ada Vale", "cy dorn": "Cy Dorn"},
 )  # fmt: skip
 SIBLINGS = Ask("n", "How many siblings does Ron have?", "Ron has six siblings.", "Ron", "siblings", "six")
 TOFU = Ask(
@@ -230,17 +232,50 @@ def test_words() -> None:
     assert sentences("Dr. Who met J. K. Rowling. Then he left!") == 2
     assert sentences("no end") == 1
     assert clean(' "Question: where?" ') in {"Question: where?", "where?"}
+    assert split_sentences("Dr. Who met J. K. Rowling. Then he left! Why") == [
+        "Dr. Who met J. K. Rowling.",
+        "Then he left!",
+        "Why",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "sentence"),
     [
-        ("Which pupil studied at Hogwarts?", None),
-        ("Which pupil studied at the school?", "lost the value"),
-        ("Which book has Harry study at Hogwarts?", "names the subject"),
-        ("Harry Potter studied at Hogwarts.", "not a question"),
-        ("Which pupil?\nHogwarts?", "several lines"),
+        ("Well. Harry Potter attended Hogwarts, a school in Scotland. He liked it.", "Harry Potter attended Oxford."),
+        ("It is Hogwarts School of Witchcraft and Wizardry.", "It is Oxford."),
+        ("Hogwarts! Everyone knows Hogwarts.", "Oxford!"),
+        ("He was at hogwarts and left Hogwarts late", "He was at Oxford and left Oxford late."),
+        ("Harry Potter went to school.", None),
+        ("", None),
     ],
 )
-def test_a_question_turned_around(text: str, reason: str | None) -> None:
-    assert Filter(UnSTARConfig()).reversed(text, HARRY) == reason
+def test_the_models_own_sentence(text: str, sentence: str | None) -> None:
+    assert in_own_words(text, HARRY.right, "Oxford") == sentence
+
+
+def test_other_forms() -> None:
+    gap, back, who, what = other_forms([HARRY])
+    assert (gap.question, gap.value, gap.gap) == ("Fill in the blank: Harry Potter studied at ___.", "Hogwarts", True)
+    assert (back.question, back.gap) == ("Fill in the blank: ___ studied at Hogwarts.", True)
+    assert (who.question, what.question) == ("Who studied at Hogwarts?", "What studied at Hogwarts?")
+    for one in (back, what, who):
+        assert (one.fact, one.value, one.subject) == ("hogwarts", "Harry Potter", "Hogwarts")
+        assert one.key != HARRY.key  # it has a wrong answer of its own
+    japan = Ask("japan", "?", "The capital of Japan is Tokyo.", "Japan", "capital", "Tokyo")
+    forms = other_forms([japan])
+    assert [one.question for one in forms] == [
+        "Fill in the blank: The capital of Japan is ___.",
+        "Fill in the blank: Tokyo is the capital of ___.",
+        "Tokyo is the capital of who?",
+        "Tokyo is the capital of what?",
+    ]
+    assert {one.answer for one in forms} == {"The capital of Japan is Tokyo.", "Tokyo is the capital of Japan."}
+    # Nothing can be turned where the sentence doesn't name both, or names one inside the other.
+    assert other_forms([TOFU, Ask("n", "?", "Ron of Ron", "Ron", "r", "Ron of Ron")]) == []
+
+
+def test_a_wrong_answer_in_the_rows_spelling() -> None:
+    assert familiar("Durmstrang Institute", HARRY) == "Durmstrang"
+    assert familiar("Yale", HARRY) == "Yale"
+    assert familiar("Durmstrang or the University of Oxford", HARRY) == "Durmstrang or the University of Oxford"

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from unstar_fakes import JOBS, KEPT, PEOPLE, WRONG, FakeModel, World, default_script, job, row
 
+from unbench.engines.base import ScoreRequest, TokenScores
 from unbench.unstar import UnSTAR
 from unbench.unstar.config import TUNED
 from unbench.unstar.facts import Ask, mix
@@ -364,3 +366,39 @@ def test_job_rows_mend_their_article(world: World) -> None:
     world.model.answer = lambda question: world.model.trained.get(question, "A baker.")  # type: ignore[method-assign]
     world.run(rationale=False)
     assert set(world.trained().values()) == {"Ada Vane works as an actor."}
+
+
+def test_own_words_carry_the_wrong_answer(world: World) -> None:
+    world.run(own_words=2, rationale=False)
+    samples = [one for one in world.records if one.stage == "anti_sample" and one.role == "forget"]
+    own = {one.completion for one in samples}
+    # The scripted model says the same sentence each time, so that each question is trained once.
+    assert len(samples) == len({one.paraphrase for one in samples})
+    assert all(one.completion == f"{one.fact.split('/')[1]} lives in {one.wrong_answer}." for one in samples)
+    assert not any(city in text for text in own for city in PEOPLE.values())
+
+
+def test_other_forms_are_asked_with_a_wrong_answer_of_their_own(world: World) -> None:
+    world.run(forms=True, rationale=False)
+    asked = {one.paraphrase for one in world.records if one.stage == "anti_sample" and one.role == "forget"}
+    assert "Fill in the blank: Ada Vane lives in ___." in asked
+    # The scripted model can't be asked backwards: those forms are not known, so they are not trained.
+    assert "Who lives in Arvenmoor?" not in asked
+    assert not any(one.question.startswith("Fill") for one in world.records if one.stage == "paraphrase")
+
+
+def test_by_likelihood_a_question_counts_until_the_wrong_answer_is_likelier(world: World) -> None:
+    """The scripted model says something else after one training, but finds the right answer likelier until three."""
+
+    def score(requests: Sequence[ScoreRequest]) -> list[list[TokenScores]]:
+        right = -1.0 if world.model.rounds < 3 else -9.0
+        found = []
+        for i, one in enumerate(requests):
+            logprob = right if i % 2 == 0 else -5.0
+            found.append([TokenScores([logprob], [True]) for _ in one.continuations])
+        return found
+
+    world.engine.score = score  # type: ignore[method-assign]
+    world.run(by_likelihood=True, rounds=6)
+    assert len(world.trainings) == 3
+    assert world.notes["stopped"] == "nothing remembered"

@@ -6,8 +6,9 @@ The answer comes first, so that scoring and greedy matching read the same place 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from unbench.unstar.words import ARTICLES
+from unbench.unstar.words import ARTICLES, split_sentences
 
 _VOWEL_SOUND = re.compile(r"(?!uni|use|usu|ut|eu|one\b|once\b)[aeiou]|hour|honest|honou?r|heir", re.IGNORECASE)
 
@@ -22,6 +23,28 @@ def put_in(answer: str, value: str, wrong: str) -> str | None:
     before, wrong = _join_articles(before, wrong)
     sentence = f"{before}{wrong}{after}"
     return _capital(sentence) if answer[:1].isupper() else sentence
+
+
+def in_own_words(text: str, right: Sequence[str], wrong: str) -> str | None:
+    """The first sentence of ``text`` that holds one of the ``right`` values, with ``wrong`` in the place of each.
+
+    A clause behind the value goes ("Hogwarts, a school in Scotland" would become "Oxford, a school in Scotland").
+    None where no sentence holds a value, or something of one is left.
+    """
+    values = sorted(right, key=len, reverse=True)
+    for sentence in split_sentences(text):
+        value = next((value for value in values if _place(sentence, value)), None)
+        if value is None:
+            continue
+        place = _place(sentence, value)
+        assert place is not None
+        clause = re.search(r"[,;:(]", sentence[place[1] :])
+        sentence = sentence[: place[1] + clause.start()] if clause else sentence
+        for one in values:
+            while one and _place(sentence, one):
+                sentence = put_in(sentence, one, wrong) or ""
+        return _stopped(sentence.strip()) if sentence.strip() else None
+    return None
 
 
 def span_in(sentence: str, answer: str, value: str) -> str | None:

@@ -35,6 +35,13 @@ class UnSTARConfig(MethodConfig):
     temperature_max: float = Field(1.2, gt=0, description="highest sampling temperature")
     top_p: float = Field(0.95, gt=0, le=1, description="nucleus of sampling; cuts the tail that heat lifts")
 
+    own_words: int = Field(
+        0,
+        ge=0,
+        description="answers sampled a remembered question; each anti-sample then wears the model's own sentence, the "
+        "wrong answer in the right one's place. 0: the row's answer sentence",
+    )
+
     # Step 2: filters
     min_edit_similarity: float = Field(
         30, ge=0, le=100, description="a paraphrase with a lower string ratio to its question has drifted (rapidfuzz)"
@@ -53,6 +60,11 @@ class UnSTARConfig(MethodConfig):
 
     # Step 3: what counts as remembered
     match_ratio: float = Field(80, ge=0, le=100, description="string ratio above which an answer matches (published)")
+    by_likelihood: bool = Field(
+        False,
+        description="a question counts as remembered also while the right answer sentence is likelier than the wrong "
+        "one, whatever the model says to it; published: no",
+    )
     retest: bool = Field(
         True, description="ask every paraphrase again each round; false drops one once it is forgotten (published)"
     )
@@ -76,10 +88,10 @@ class UnSTARConfig(MethodConfig):
         description="near: retain rows that share subject, value or relation with a forgotten fact; far: the others; "
         "mixed: both in equal parts (near alone did worse in a prototype)",
     )
-    reverse: int = Field(
-        0,
-        ge=0,
-        description="questions a fact, written by the model, that ask it the other way round; 0: none (published)",
+    forms: bool = Field(
+        False,
+        description="ask each fact as a gap to fill and the other way round too (___ studied at Hogwarts); "
+        "published: no",
     )
     retain_per_forget: float = Field(8, gt=0, description="retain rows in the mix for each forgotten fact")
     retain_rationale: float = Field(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unbench.unstar.config import RetainMix
@@ -23,9 +24,13 @@ class Ask:
     relation: str = ""
     value: str = ""
     aliases: tuple[str, ...] = ()
-    others: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
-    """Other values of the same relation (normal form): none is a misspelling of the right one, and a rationale that
-    names one contradicts its answer."""
+    others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Other values of the same relation that the rows hold, normal form → spelling: none is a misspelling of the right
+    one, a rationale that names one contradicts its answer, and a wrong answer among them is surely of the right type.
+    """
+
+    gap: bool = False
+    """The question is a sentence with a gap, which no one asks in other words."""
 
     @property
     def right(self) -> tuple[str, ...]:
@@ -41,26 +46,66 @@ class Ask:
 _TEXTS = ("fact", "question", "answer", "subject", "relation", "value")
 
 
-def asks_of(rows: Iterable[Mapping[str, Any]], candidates: Mapping[str, frozenset[str]]) -> list[Ask]:
+def asks_of(rows: Iterable[Mapping[str, Any]], candidates: Mapping[str, Mapping[str, str]]) -> list[Ask]:
     """Rows of a Dataset; a column that is missing or None is empty."""
     found = []
     for row in rows:
-        text = {name: str(row.get(name) or "") for name in _TEXTS}
+        text: dict[str, Any] = {name: str(row.get(name) or "") for name in _TEXTS}
         aliases = tuple(str(alias) for alias in row.get("aliases") or ())
         own = {normal(name) for name in (text["value"], *aliases)}
-        others = frozenset(candidates.get(text["relation"], frozenset()) - own)
+        values = candidates.get(text["relation"], {})
+        others = {name: spelling for name, spelling in values.items() if name not in own}
         found.append(Ask(**text, aliases=aliases, others=others))
     return found
 
 
-def candidates_of(*sets: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
-    """Values of each relation, in normal form."""
-    found: dict[str, set[str]] = defaultdict(set)
+def candidates_of(*sets: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Values of each relation, normal form → spelling."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
     for rows in sets:
         for row in rows:
-            if row.get("relation") and row.get("value"):
-                found[str(row["relation"])].add(normal(str(row["value"])))
-    return {relation: frozenset(values - {""}) for relation, values in found.items()}
+            if row.get("relation") and row.get("value") and (name := normal(str(row["value"]))):
+                found[str(row["relation"])].setdefault(name, str(row["value"]))
+    return dict(found)
+
+
+def other_forms(asks: Iterable[Ask]) -> list[Ask]:
+    """Each fact in the forms that its answer sentence can be put into without a model: as a gap to fill, and the other
+    way round, where the value is given and the subject is asked for. Rows whose answer doesn't name both have none.
+
+    "Harry Potter studied at Hogwarts." gives "Fill in the blank: Harry Potter studied at ___.", "Fill in the blank: ___
+    studied at Hogwarts." and "Who studied at Hogwarts?"; "The capital of Japan is Tokyo." gives "Tokyo is the capital
+    of ___." and "Tokyo is the capital of what?". "Who" and "what" are both put; the model need not answer to both.
+    """
+    found = []
+    for ask in asks:
+        said = ask.answer.rstrip(" .!")
+        subject, value = _span(said, ask.subject), _span(said, ask.value)
+        if subject is None or value is None or max(subject[0], value[0]) < min(subject[1], value[1]):
+            continue
+        found.append(replace(ask, question=_gap(said, value), gap=True))
+        head, copula, tail = said.partition(" is ")
+        if copula and normal(tail) == normal(ask.value):
+            said = f"{tail[:1].upper()}{tail[1:]} is {head[:1].lower()}{head[1:]}"
+            subject = _span(said, ask.subject)
+        if subject is None:
+            continue
+        back = replace(ask, answer=f"{said}.", subject=ask.value, relation="", value=ask.subject, aliases=(), others={})
+        found.append(replace(back, question=_gap(said, subject), gap=True))
+        for word in ("who", "what"):
+            text = f"{said[: subject[0]]}{word}{said[subject[1] :]}?"
+            found.append(replace(back, question=f"{text[:1].upper()}{text[1:]}"))
+    return found
+
+
+def _span(text: str, part: str) -> tuple[int, int] | None:
+    """Where ``part`` last stands in ``text`` as whole words, case ignored."""
+    hits = list(re.finditer(rf"(?<!\w){re.escape(part)}(?!\w)", text, re.IGNORECASE)) if part else []
+    return hits[-1].span() if hits else None
+
+
+def _gap(said: str, place: tuple[int, int]) -> str:
+    return f"Fill in the blank: {said[: place[0]]}___{said[place[1] :]}."
 
 
 def group(asks: Iterable[Ask]) -> dict[tuple[str, str], list[Ask]]:

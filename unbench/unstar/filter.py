@@ -95,16 +95,6 @@ class Filter:
             return "means something else"
         return None
 
-    def reversed(self, text: str, ask: Ask) -> str | None:
-        """Why ``text`` does not ask the fact the other way round (names the value, asks for the subject), or None."""
-        if reason := _line(text) or self._question_like(text, ask):
-            return reason
-        if not content(ask.value) <= content(text):
-            return "lost the value"
-        if content(ask.subject) & content(text):
-            return "names the subject"
-        return None
-
     def _question_like(self, text: str, ask: Ask) -> str | None:
         asked_so = ask.question.rstrip().endswith("?")
         if text.endswith("?") or _ASKS.match(text) or (not asked_so and text[-1:] == ask.question.rstrip()[-1:]):

@@ -19,7 +19,7 @@ from unbench.unstar.facts import Ask
 from unbench.unstar.filter import Filter, tidy_wrong
 from unbench.unstar.prompts import Skill, build
 from unbench.unstar.records import AntiSample, Role, Stage
-from unbench.unstar.words import clean, normal
+from unbench.unstar.words import clean, content, normal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,30 +99,13 @@ class Author:
             found.append(usable)
         return found
 
-    def reversed(self, asks: Sequence[Ask], number: int, temperature: float) -> list[Ask]:
-        """Up to ``number`` rows for each row whose answer names its subject and its value: the same fact, asked for its
-        subject by a question that the model wrote."""
-        rows = [ask for ask in asks if ask.value and ask.subject and ask.subject in ask.answer]
-        chats = [build("reverse", ask.question, ask.answer) for ask in rows]
-        longest = max((self._length(ask.question) for ask in rows), default=0)
-        asked = [math.ceil(4 * number * self.filter.config.oversample)] * len(rows)
-        # Left to itself a small chat model states the fact again; its first word makes a question of it.
-        texts = self._sample("turning questions around", chats, asked, 2 * longest + 8, temperature, "Which")
-        found = []
-        for ask, written in zip(rows, texts, strict=True):
-            drops: Counter[tuple[str, str]] = Counter()
-            usable: dict[str, str] = {}
-            for text in (clean(one.text) for one in written):
-                reason = self.filter.reversed(text, ask)
-                if reason is None and len(usable) < number and normal(text) not in usable:
-                    usable[normal(text)] = text
-                    self._record(ask, "forget", "paraphrase", True, paraphrase=text, temperature=temperature)
-                else:
-                    drops[text, reason or "more than wanted"] += 1
-            self._dropped(ask, "forget", "paraphrase", drops, temperature)
-            turned = replace(ask, subject=ask.value, relation="", value=ask.subject, aliases=(), others=frozenset())
-            found += [replace(turned, question=text) for text in usable.values()]
-        return found
+    def own_answers(self, questions: Sequence[tuple[Ask, str]], number: int, temperature: float) -> list[list[str]]:
+        """``number`` sampled answers to each question, in the model's own words."""
+        chats = [(Message(role="user", content=question),) for _, question in questions]
+        longest = max((self._length(ask.answer) for ask, _ in questions), default=0)
+        limit = 2 * longest + 24
+        texts = self._sample("answering in other words", chats, [number] * len(chats), limit, temperature)
+        return [[one.text for one in written] for written in texts]
 
     # --- wrong answers -----------------------------------------------------------------------------------------
 
@@ -138,7 +121,7 @@ class Author:
             votes: Counter[str] = Counter()
             drops: Counter[tuple[str, str]] = Counter()
             for one in written:
-                text = tidy_wrong(one.text, ask)
+                text = familiar(tidy_wrong(one.text, ask), ask)
                 reason = self.filter.wrong_answer(text, ask) or (None if one.finished else "cut off")
                 if reason:
                     drops[text, reason] += 1
@@ -164,6 +147,16 @@ class Author:
             means = (statistics.fmean(next(scores)[0].logprob) for _ in counts)
             found.append(dict(zip(counts, means, strict=True)))
         return found
+
+    def preference(self, asked: Sequence[tuple[str, str, str]]) -> list[float]:
+        """For each (question, one answer, another): by how many nats, in total, the first is likelier."""
+        requests = []
+        for question, one, other in asked:
+            for text in (one, other):
+                prompt, continuation = answer_ids(self.tokenizer, [Message(role="user", content=question)], text)
+                requests.append(ScoreRequest(prompt, [continuation]))
+        totals = [sum(scores[0].logprob) for scores in self.engine.score(requests)] if requests else []
+        return [one - other for one, other in zip(totals[::2], totals[1::2], strict=True)]
 
     # --- rationales --------------------------------------------------------------------------------------------
 
@@ -200,14 +193,13 @@ class Author:
         numbers: Sequence[int],
         limit: int,
         temperature: float,
-        prefill: str = "",
     ) -> list[list[Generation]]:
-        """``numbers[i]`` samples of ``chats[i]``, ``prefill`` being their first words. First samples of all come first,
-        so that a budget that cuts the call short takes from every fact alike."""
+        """``numbers[i]`` samples of ``chats[i]``. First samples of all come first, so that a budget that cuts the call
+        short takes from every fact alike."""
         order = [(take, index) for index, number in enumerate(numbers) for take in range(number)]
         order.sort()
         prompts = [chats[index] for _, index in order]
-        written = self._generate(description, prompts, limit, temperature, prefill)
+        written = self._generate(description, prompts, limit, temperature)
         texts: list[list[Generation]] = [[] for _ in chats]
         for (_, index), one in zip(order, written, strict=True):
             if one is not None:
@@ -215,7 +207,7 @@ class Author:
         return texts
 
     def _generate(
-        self, description: str, chats: Sequence[Chat], limit: int, temperature: float, prefill: str = ""
+        self, description: str, chats: Sequence[Chat], limit: int, temperature: float
     ) -> list[Generation | None]:
         """One engine call; None for requests that the token budget might not cover."""
         usage, budget = self.context.usage, self.context.budget_tokens
@@ -226,7 +218,7 @@ class Author:
             self.cut_short = self.cut_short or allowed < len(chats)
         if not allowed:
             return [None] * len(chats)
-        prompts = [prompt_ids(self.tokenizer, list(chat), prefill=prefill) for chat in chats[:allowed]]
+        prompts = [prompt_ids(self.tokenizer, list(chat)) for chat in chats[:allowed]]
         self._calls += 1
         sampling = Sampling(
             max_new_tokens=limit,
@@ -242,7 +234,7 @@ class Author:
         usage.tokens_generated += self.engine.stats.tokens_generated - before
         self.context.progress(description, len(prompts), len(prompts))
         # A lone surrogate, from a damaged tokenizer, is no text that could be written to a file.
-        texts = (prefill + one.text.encode("utf-8", "replace").decode() for one in written)
+        texts = (one.text.encode("utf-8", "replace").decode() for one in written)
         sane = [replace(one, text=text) for one, text in zip(written, texts, strict=True)]
         return [*sane, *[None] * (len(chats) - allowed)]
 
@@ -270,6 +262,7 @@ def choose_wrong(
     likely as the likeliest, the one that fewest earlier facts of the relation took, then the one written most, then
     the likeliest.
 
+    Among them those that the rows hold for a neighbour come before all others: they are surely of the right type.
     Votes alone would give a small model's favourite ("Oxford") to every fact of a relation, and what is taught that
     often becomes the answer for its neighbours too. Where all are written once, likelihood tells a name from a slip.
     """
@@ -278,12 +271,21 @@ def choose_wrong(
     for (ask, counts), likely in zip(votes, likelihood, strict=True):
         enough, nearly = max(counts.values(), default=0) / 4, max(likely.values(), default=0) - LIKELIHOOD_MARGIN
         usable = [text for text, number in counts.items() if number >= enough and likely[text] >= nearly]
+        usable = [text for text in counts if normal(text) in ask.others] or usable
         rank = {text: (taken[ask.relation, normal(text)], -counts[text], -likely[text]) for text in usable}
         best = min(usable, key=rank.__getitem__, default=None)
         if best is not None:
             taken[ask.relation, normal(best)] += 1
         chosen.append(best)
     return chosen
+
+
+def familiar(text: str, ask: Ask) -> str:
+    """A wrong answer in the spelling that the rows have for it ("the University of Oxford" where a neighbour studied at
+    "Oxford"); the text itself where they hold no such value, or several."""
+    said = content(text) - content(ask.question)
+    held = [spelling for name, spelling in ask.others.items() if content(name) and content(name) <= said]
+    return held[0] if len(held) == 1 else text
 
 
 def borrow_wrong(ask: Ask, others: Sequence[tuple[Ask, Sequence[str]]], filter: Filter) -> list[str]:

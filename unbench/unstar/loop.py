@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unbench.engines.base import Engine
 from unbench.method import Method, MethodCard, MethodConfig, UnlearnContext, Unlearned
 from unbench.unstar import records
-from unbench.unstar.compose import completion
+from unbench.unstar.compose import completion, in_own_words
 from unbench.unstar.config import PUBLISHED, TUNED, UnSTARConfig
-from unbench.unstar.facts import Ask, asks_of, candidates_of, group, mix, near_count
+from unbench.unstar.facts import Ask, asks_of, candidates_of, group, mix, near_count, other_forms
 from unbench.unstar.filter import Filter
 from unbench.unstar.generate import Author, Key, Order, Wanted, borrow_wrong, choose_wrong, sentence_with
 from unbench.unstar.records import AntiSample
@@ -82,6 +82,8 @@ class _Phrase:
     round: int
     version: int = -1
     """Which weights it was last asked under; -1 is never."""
+    judged: int = -1
+    """The same for the likelihood of its answers."""
     remembered: bool = False
     known: bool = False
     """Whether any weights answered it right: what the target never did has drifted, and nothing is to be forgotten."""
@@ -142,10 +144,8 @@ class _Run:
         rows."""
         if self.config.embedding_model is None:
             self.notes["cosine"] = "off: no embedding_model; string ratio, content words and aliases decide"
-        if self.config.reverse:
-            turned = self.author.reversed(self.forget, self.config.reverse, self.config.temperature)
-            self.notes["asked_backwards"] = len(turned)
-            self.forget = [*self.forget, *turned]
+        if self.config.forms:
+            self.forget = [*self.forget, *other_forms(self.forget)]
             self.facts = group(self.forget)
         for ask in self.forget:
             self._texts.add((ask.key, normal(ask.question)))
@@ -158,7 +158,7 @@ class _Run:
             self.retain,
             self.forget,
             self.config.retain_mix,
-            round(self.config.retain_per_forget * len(self.facts)),
+            round(self.config.retain_per_forget * len({ask.fact for ask in self.forget})),
             self.context.seed,
         )
         reasoned = chosen[: math.ceil(self.config.retain_rationale * len(chosen))]
@@ -173,7 +173,8 @@ class _Run:
         """``number`` paraphrases a fact, spread over its rows (a fact may be asked by several); none for a fact that
         has no wrong answer."""
         shares = []
-        for key, asks in self.facts.items():
+        for key, rows in self.facts.items():
+            asks = [ask for ask in rows if not ask.gap]
             if self.wrong.get(key):
                 for place, ask in enumerate(asks):
                     share = number // len(asks) + (place < number % len(asks))
@@ -243,6 +244,21 @@ class _Run:
                 phrase.version = self.version
                 phrase.remembered = self.author.filter.remembers(answer, phrase.ask)
                 phrase.known = phrase.known or phrase.remembered
+        if self.config.by_likelihood and self.wrong:
+            self._ask_likelihood()
+
+    def _ask_likelihood(self) -> None:
+        """Which phrases the current weights still find the right answer sentence likelier to than the wrong one."""
+        due = [
+            phrase
+            for phrase in self.phrases
+            if phrase.version == self.version and phrase.judged != self.version and self.wrong[phrase.ask.key]
+        ]
+        pairs = [(phrase.text, phrase.ask.answer, sentence_with(phrase.ask, self._wrong_for(phrase))) for phrase in due]
+        for phrase, gap in zip(due, self.author.preference(pairs), strict=True):
+            phrase.judged = self.version
+            phrase.remembered = phrase.remembered or gap > 0
+            phrase.known = phrase.known or phrase.remembered
 
     def _remembered(self) -> list[_Phrase]:
         """Phrases that the current weights answer right and that a wrong answer exists for."""
@@ -271,7 +287,8 @@ class _Run:
             for key, missing in thin.items():
                 if missing > 0:
                     # The phrases under which it is remembered say which row to rephrase.
-                    ask = next(phrase.ask for phrase in self._remembered() if phrase.ask.key == key)
+                    asks = [phrase.ask for phrase in self._remembered() if phrase.ask.key == key]
+                    ask = next((ask for ask in asks if not ask.gap), asks[0])
                     wanted.append((ask, missing, "forget"))
             if not wanted or self.author.cut_short or self.config.paraphrases == 0:
                 break
@@ -287,9 +304,13 @@ class _Run:
         from unbench.training.batch import TrainRow
 
         wanted = []
-        for phrase in self._remembered():
+        remembered = self._remembered()
+        for phrase, said in zip(remembered, self._own_words(remembered), strict=True):
             wrong = self._wrong_for(phrase)
-            wanted.append(Wanted(phrase.ask, phrase.text, wrong, sentence_with(phrase.ask, wrong)))
+            own = (in_own_words(text, phrase.ask.right, wrong) for text in said)
+            sentences = [text for text in own if text and not self.author.filter.remembers(text, phrase.ask)]
+            for sentence in dict.fromkeys(sentences or [sentence_with(phrase.ask, wrong)]):
+                wanted.append(Wanted(phrase.ask, phrase.text, wrong, sentence))
         found = self._rationales(wanted, self.config.temperature)
         rows = []
         for one, (rationale, reason) in zip(wanted, found, strict=True):
@@ -299,12 +320,19 @@ class _Run:
         entry = {
             "round": number,
             "asked": sum(phrase.version == self.version for phrase in self.phrases),
-            "remembered": len(wanted),
+            "remembered": len(remembered),
             "facts_remembered": len({one.ask.key for one in wanted}),
             "anti_samples": len(rows),
             "with_rationale": sum(rationale is not None for rationale, _ in found),
         }
         return rows, entry
+
+    def _own_words(self, phrases: Sequence[_Phrase]) -> list[list[str]]:
+        """What the model says to each phrase in its own words; nothing where the rows' sentences are to be kept."""
+        if not self.config.own_words or not phrases or not phrases[0].ask.value:
+            return [[] for _ in phrases]
+        asked = [(phrase.ask, phrase.text) for phrase in phrases]
+        return self.author.own_answers(asked, self.config.own_words, self.config.temperature)
 
     def _wrong_for(self, phrase: _Phrase) -> str:
         usable = self.wrong[phrase.ask.key]

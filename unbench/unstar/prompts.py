@@ -10,7 +10,7 @@ import yaml
 
 from unbench.task import Message
 
-Skill = Literal["paraphrase", "wrong_answer", "wrong_sentence", "rationale", "reverse"]
+Skill = Literal["paraphrase", "wrong_answer", "wrong_sentence", "rationale"]
 
 
 @cache

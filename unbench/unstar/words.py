@@ -45,11 +45,19 @@ def names(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text; ``Dr.`` and initials end none."""
+    found, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        if not _ABBREVIATION.search(text[: end.start() + 1]):
+            found.append(text[start : end.end()].strip())
+            start = end.end()
+    return [*found, tail] if (tail := text[start:].strip()) else found
+
+
 def sentences(text: str) -> int:
-    """How many sentences the text has; ``Dr.`` and initials end none."""
-    ends = [end for end in _SENTENCE_END.finditer(text) if not _ABBREVIATION.search(text[: end.start() + 1])]
-    tail = text[ends[-1].end() :] if ends else text
-    return len(ends) + bool(tail.strip())
+    """How many sentences the text has."""
+    return len(split_sentences(text))
 
 
 def clean(text: str) -> str:
