@@ -194,3 +194,41 @@ def test_no_probes() -> None:
     frame = respond(Recorder(), tokenizer(), [], role="target", max_new_tokens=3)
     assert tuple(frame.columns) == COLUMNS
     assert frame.empty
+
+
+class Slopes(Recorder):
+    """A recorder that also gives gradient norms, counted up from 1."""
+
+    def gradient_norms(self, requests: list[ScoreRequest]) -> list[list[float]]:
+        self.asked = list(requests)
+        return [[float(i)] for i, _ in enumerate(requests, 1)]
+
+
+def test_gradient_norms_of_right_answers_where_membership_reads_them(tmp_path: Path) -> None:
+    words, engine = tokenizer(), Slopes()
+    whole = ("Durmstrang.", "Hogwarts.")
+    asked = [
+        probe(0, answer_prefix="", answer=whole[1], candidates=whole),
+        probe(1, kind="cloze"),
+        probe(2, ring="far", kind="retain"),
+        probe(3, ring="holdout", kind="holdout", answer_prefix="", answer=whole[0], candidates=whole[:1],
+              generate=False),
+    ]  # fmt: skip
+    plain = respond(engine, words, asked, role="target", max_new_tokens=3, knowledge="probability")
+    assert tuple(plain.columns) == COLUMNS
+    frame = respond(engine, words, asked, role="target", max_new_tokens=3, knowledge="probability", gradnorm=True)
+    assert tuple(frame.columns) == (*COLUMNS, "gradnorm")
+    pd.testing.assert_frame_equal(frame[list(COLUMNS)], plain)
+    given = frame[frame["gradnorm"].notna()]
+    assert list(zip(given["probe"], given["candidate"], given["gradnorm"], strict=True)) == [
+        ("p0", "Hogwarts.", 1.0), ("p3", "Durmstrang.", 2.0)
+    ]  # fmt: skip
+    for request, row in zip(engine.asked, (asked[0], asked[3]), strict=True):
+        prompt, ids = answer_ids(words, row.messages, row.answer)
+        assert (request.prompt, request.continuations) == (prompt, [ids])
+    save(frame, tmp_path / "r.parquet")
+    pd.testing.assert_frame_equal(load(tmp_path / "r.parquet"), frame)
+    without = respond(Recorder(), words, asked, role="target", max_new_tokens=3, gradnorm=True)
+    assert without["gradnorm"].isna().all()
+    save(without, tmp_path / "n.parquet")
+    pd.testing.assert_frame_equal(load(tmp_path / "n.parquet"), without)

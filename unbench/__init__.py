@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from unbench.api import evaluate, load_target, run
+    from unbench.api import evaluate, load_target, prepare, run
     from unbench.callback import UnlearningCallback
     from unbench.method import LossMethod, Method, UnlearnContext, Unlearned
     from unbench.results.schema import Result
@@ -23,6 +23,7 @@ _HOME = {
     "run": "unbench.api",
     "evaluate": "unbench.api",
     "load_target": "unbench.api",
+    "prepare": "unbench.api",
     "UnlearningCallback": "unbench.callback",
     "LossMethod": "unbench.method",
     "Method": "unbench.method",
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "load_target",
+    "prepare",
     "run",
 ]
 

@@ -1,20 +1,25 @@
-"""The Python API: ``run``, ``evaluate``, ``load_target``. The command line calls these too."""
+"""The Python API: ``prepare``, ``run``, ``evaluate``, ``load_target``. The command line calls these too."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbench import plugins
 from unbench.errors import UsageError
 from unbench.method import Progress, TrainSettings
-from unbench.plan import Plan, locate, make_plan
-from unbench.results.schema import Compute, Hashes, Result
+from unbench.models.choose import locate, locate_references, refuse_for_given
+from unbench.models.pairs import Pair, shipped
+from unbench.plan import Plan, data_folder, make_plan
+from unbench.results.schema import Compute, Hashes, Measured, Result
 from unbench.task import Split, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from unbench.models.prepare import Answered
 
 
 def run(
@@ -30,7 +35,8 @@ def run(
     """Run a method on a task and score what it hands back.
 
     ``options`` are those of :func:`unbench.plan.make_plan`: ``seeds=(0, 1, 2)``, ``split="select"``,
-    ``train="lora"``, ``settings={"lr": 1e-4}``, ``device``, ``dtype``, ``batch_size``, ``limit``, ``budget_tokens`` …
+    ``train="lora"``, ``settings={"lr": 1e-4}``, ``device``, ``dtype``, ``batch_size``, ``limit``, ``budget_tokens``,
+    ``data_dir``, ``target`` and ``references`` (models that take the place of a prepared pair), ``lm_eval`` …
     Raises ``UnbenchError`` with one sentence for anything the caller can mend.
     """
     from unbench import spine
@@ -44,17 +50,45 @@ def run(
     return spine.run(plan, Path(out), resume=resume, progress=progress)
 
 
-def load_target(
-    task: str = "bios/fact", model: str | None = None, *, device: str = "auto", dtype: str = "auto"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that knows everything a task asks for, and its tokenizer: where unlearning starts."""
-    from unbench.models.load import Target, model_folder, pick_device, pick_dtype
+def prepare(
+    task: str,
+    model: str | None = None,
+    *,
+    split: Split = "report",
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Pair:
+    """Fine-tune the target and the references of a task from a base model; what is finished is kept.
 
-    problem = plugins.open_task(task)
-    folder = model_folder(model or problem.default_model, None, _silent)
-    device = pick_device(device)
-    target = Target(folder, device, pick_dtype(dtype, device))
-    return target.load(), target.tokenizer
+    ``options`` are those of :func:`unbench.models.makepair.prepare_pair`: ``train="lora"``, ``references=3``,
+    ``retrain=True``, ``epochs``, ``lr``, ``global_batch``, ``until``, ``device``, ``dtype``, ``batch_size``, ``force``.
+    A run with the same task and model takes the pair.
+    """
+    from unbench.models.makepair import prepare_pair
+
+    problem = plugins.open_task(task, split, data_folder(task, data_dir))
+    return prepare_pair(problem, model, progress=progress, **options)
+
+
+def load_target(
+    task: str = "bios/fact",
+    model: str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    target: str | None = None,
+    data_dir: str | Path | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that knows everything a task asks for, and its tokenizer: where unlearning starts.
+
+    ``model`` and ``target`` as in :func:`unbench.run`: a base model with a prepared target, or a target as it is.
+    """
+    from unbench.models.prepare import find_models
+
+    plan = make_plan("none", task, model, target=target, data_dir=data_dir, device=device, dtype=dtype)
+    found = find_models(plan, plan.open_task(), _silent).target
+    return found.load(), found.tokenizer
 
 
 def evaluate(
@@ -63,55 +97,91 @@ def evaluate(
     task: str = "bios/fact",
     *,
     target: str | None = None,
+    references: Sequence[str] = (),
+    data_dir: str | Path | None = None,
     name: str = "in-memory",
     split: Split = "report",
     limit: int | None = None,
     batch_size: int | None = None,
     system_prompt: str | None = None,
+    gradnorm: bool = False,
+    lm_eval: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Result:
     """Score a model in memory against the task's target and references.
 
-    ``target`` names the model that ``model`` was made from (default: the task's own). The model is left as it was.
+    ``target`` names the model that ``model`` was made from (default: the task's own, where it has one) and
+    ``references`` the models that never saw the forget set. Without a target UnBench's own scores are null, and what
+    needs none (TOFU's metrics) is computed all the same. The model is left as it was.
     """
     from unbench import responses
     from unbench.engines.hf import HFEngine
-    from unbench.models.prepare import find_target, prepare
+    from unbench.lmeval.harness import capabilities, check_installed
     from unbench.results.probes import probe_table
     from unbench.spine import measure_step
 
     progress = progress or _silent
     started = time.perf_counter()
-    problem = plugins.open_task(task, split)
+    if lm_eval:
+        check_installed()
+    folder = data_folder(task, data_dir)
+    problem = plugins.open_task(task, split, folder)
     device = str(next(model.parameters()).device)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    plan = _evaluation_plan(problem, name, target, dtype, device, limit, batch_size)
-    prepared = prepare(plan, problem, find_target(plan, problem, progress), progress)
+    machine = {"device": device, "batch_size": batch_size, "data_dir": str(folder) if folder else None}
+    more = {"limit": limit, "gradnorm": gradnorm, "lm_eval": tuple(lm_eval)} | machine
+    plan = _evaluation_plan(problem, name, target, references, dtype, more)
+    answered = _answered(plan, problem, target, progress)
     prepared_s = time.perf_counter() - started
     with HFEngine(model, tokenizer, device=device, batch_size=batch_size) as engine:
         frame = responses.respond(
             engine,
             tokenizer,
-            prepared.probes,
+            answered.probes,
             role="unlearned",
             max_new_tokens=problem.max_new_tokens,
             knowledge=problem.knowledge,
             system_prompt=system_prompt,
             progress=progress,
+            gradnorm=gradnorm,
         )
+    found = None
+    if lm_eval:
+        found = capabilities(model, tokenizer, plan.lm_eval, batch_size=batch_size, device=device, limit=limit,
+                             system_prompt=system_prompt, progress=progress)  # fmt: skip
+        answered.notes["lm_eval"] = found.settings
     responded_s = time.perf_counter() - started - prepared_s
-    measured = measure_step(problem, {0: frame}, prepared, progress)
-    result = _evaluation_result(plan, prepared, measured, device, (started, prepared_s, responded_s))
-    result.keep_probes(probe_table({0: frame}, prepared.target_responses, prepared.references, problem.knowledge))
+    measured = measure_step(problem, {0: frame}, answered, progress, general={0: found.scores} if found else None)
+    result = _evaluation_result(plan, answered, measured, device, (started, prepared_s, responded_s))
+    result.versions |= found.versions if found else {}
+    result.keep_probes(probe_table({0: frame}, answered.target_responses, answered.references, problem.knowledge))
     return result
 
 
+def _answered(plan: Plan, task: Task, target: str | None, progress: Progress) -> Answered:
+    from unbench.models import prepare as step
+
+    if target is None and not has_own_target(task):
+        return step.answer_without_target(plan, task, progress)
+    return step.prepare(plan, task, step.find_models(plan, task, progress), progress)
+
+
+def has_own_target(task: Task) -> bool:
+    """Whether a model can be scored on the task with no target named: any task but one that is trained from a base."""
+    return task.target == "given" or shipped(task, task.default_model)
+
+
 def _evaluation_plan(
-    task: Task, name: str, target: str | None, dtype: str, device: str, limit: int | None, batch_size: int | None
+    task: Task, name: str, target: str | None, references: Sequence[str], dtype: str, more: dict[str, Any]
 ) -> Plan:
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UsageError(f"The model's weights are {dtype}.", "Load it in float32, bfloat16 or float16.")
-    model_name, model_hash, model_path = locate(target or task.default_model)
+    if task.target == "given":
+        refuse_for_given(task, None, references)
+    if target is None and not has_own_target(task):
+        model: tuple[str, str | None, str | None] = (name, None, None)
+    else:
+        model = locate(target or task.default_model)
     return Plan(
         schema="unbench.plan/1",
         method=f"model:{name}",
@@ -120,22 +190,22 @@ def _evaluation_plan(
         split=task.split,
         task_version=task.version,
         task_hash=task.hash,
-        model=model_name,
-        model_hash=model_hash,
-        model_path=model_path,
+        task_path=str(task.path.resolve()) if task.path else None,
+        model=model[0],
+        model_hash=model[1],
+        model_path=model[2],
         revision=None,
         train=TrainSettings(),
         dtype=dtype,  # type: ignore[arg-type]
-        limit=limit,
         budget_tokens=None,
         seeds=(0,),
-        device=device,
-        batch_size=batch_size,
+        references=locate_references(references),
+        **more,
     )
 
 
 def _evaluation_result(
-    plan: Plan, prepared: Any, measured: Any, device: str, clock: tuple[float, float, float]
+    plan: Plan, prepared: Answered, measured: Measured, device: str, clock: tuple[float, float, float]
 ) -> Result:
     from datetime import UTC, datetime
 
@@ -169,7 +239,13 @@ def _evaluation_result(
             trainable_parameters=0,
         ),
         plan=plan.public(),
-        hashes=Hashes(task=plan.task_hash, model=prepared.target_hash, method="", references=prepared.reference_hashes),
+        hashes=Hashes(
+            task=plan.task_hash,
+            model=prepared.target_hash,
+            method="",
+            references=prepared.reference_hashes,
+            data=prepared.data_hashes,
+        ),
         versions=versions(),
         device=device_words(device),
         dtype=plan.dtype,

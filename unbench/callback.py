@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,6 +25,8 @@ class UnlearningCallback(TrainerCallback):
         *,
         tokenizer: Any = None,
         target: str | None = None,
+        references: Sequence[str] = (),
+        data_dir: str | Path | None = None,
         split: Split = "report",
         limit: int | None = 10,
     ) -> None:
@@ -31,7 +35,8 @@ class UnlearningCallback(TrainerCallback):
         self.every = every
         self.history: list[dict[str, float | int | None]] = []
         self._tokenizer = tokenizer
-        self._options: dict[str, Any] = {"task": task, "target": target, "split": split, "limit": limit}
+        self._options: dict[str, Any] = {"task": task, "target": target, "references": references,
+                                         "data_dir": data_dir, "split": split, "limit": limit}  # fmt: skip
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Evaluate when ``every`` steps have passed."""

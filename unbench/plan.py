@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unbench import plugins
 from unbench.errors import UsageError
 from unbench.method import Method, MethodConfig, TrainSettings
-from unbench.task import Split, canonical_json
+from unbench.models.choose import ReferenceModel, choose_models
+from unbench.task import Split, Task, canonical_json
 
-MACHINE_FIELDS = frozenset({"device", "batch_size", "model_path"})
+MACHINE_FIELDS = frozenset({"device", "batch_size", "model_path", "data_dir", "task_path"})
 """Fields that say where and how a run is computed, not what; they and the seeds stay out of the run-id."""
+LATER_FIELDS = ("prepared", "references", "gradnorm", "lm_eval")
+"""Fields that the first plans lacked; where they say nothing they stay out of the run-id, so that those keep theirs."""
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -52,16 +56,29 @@ class Plan(BaseModel):
     seeds: tuple[Seed, ...] = Field(min_length=1, description="seeds of the method")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 …")
     batch_size: int | None = Field(None, ge=1, description="sequences a forward pass; null lets the harness choose")
+    data_dir: str | None = Field(default=None, description="folder of the task's data files; not in results")
+    task_path: str | None = Field(default=None, description="file of a task of the user's own; not in results")
+    prepared: str | None = Field(
+        default=None, description="SHA-256 over the target that 'unbench prepare' made of the model; else null"
+    )
+    references: tuple[ReferenceModel, ...] = Field(default=(), description="references that don't ship with UnBench")
+    gradnorm: bool = Field(default=False, description="whether gradient norms are taken (mia_gradnorm)")
+    lm_eval: tuple[str, ...] = Field(default=(), description="tasks of lm-eval asked of the unlearned model")
 
     def identity(self) -> dict[str, Any]:
         """The part that decides the numbers: all but seeds and machine fields."""
-        body: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        return {key: value for key, value in body.items() if key not in MACHINE_FIELDS and key != "seeds"}
+        return identity_of(self.model_dump(mode="json", by_alias=True))
 
     def public(self) -> dict[str, Any]:
         """The plan as results show it: without a path of this machine."""
         body: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        return {**body, "model_path": None}
+        references = [{**one, "path": None} for one in body["references"]]
+        return {**body, "model_path": None, "data_dir": None, "task_path": None, "references": references}
+
+    def open_task(self) -> Task:
+        """The task, from its file where it is the user's own, its rows from the plan's data folder."""
+        folder = Path(self.data_dir) if self.data_dir else None
+        return plugins.open_task(self.task_path or self.task, self.split, folder)
 
     @property
     def run_id(self) -> str:
@@ -76,6 +93,17 @@ class Plan(BaseModel):
     def folder_name(self) -> str:
         """``task/problem/method/run-id``, below the runs folder."""
         return f"{self.task}/{self.method_name}/{self.run_id}"
+
+
+def identity_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a plan as JSON, of this version or an earlier one."""
+    kept = {key: value for key, value in body.items() if key not in MACHINE_FIELDS and key != "seeds"}
+    for name in LATER_FIELDS:
+        if not kept.get(name):
+            kept.pop(name, None)
+    if "references" in kept:
+        kept["references"] = [{key: one[key] for key in ("name", "hash")} for one in kept["references"]]
+    return kept
 
 
 def make_plan(
@@ -96,15 +124,25 @@ def make_plan(
     batch_size: int | None = None,
     limit: int | None = None,
     budget_tokens: int | None = None,
+    target: str | None = None,
+    references: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    gradnorm: bool = False,
+    lm_eval: Sequence[str] = (),
 ) -> Plan:
-    """Resolve and check every option. Raises ``UsageError`` naming what is wrong."""
+    """Resolve and check every option. Raises ``UsageError`` naming what is wrong.
+
+    ``target`` and ``references`` are models (hub id or folder) that take the place of a prepared pair where the task's
+    target is trained; ``data_dir`` is where the task's rows lie (else ``UNBENCH_DATA``, where the task takes one).
+    """
     registry = plugins.methods()
     plugin = registry.find(method)
     method_class = registry.load_plugin(plugin)
-    problem = plugins.open_task(task, split)
-    model = model or problem.default_model
-    model_name, model_hash, model_path = locate(model)
-    _refuse_idle_options(model, model_path, revision, train, rank, lora_alpha, lora_targets)
+    folder = data_folder(task, data_dir)
+    problem = plugins.open_task(task, split, folder)
+    models = choose_models(problem, model, target, references, revision)
+    model = model or target or problem.default_model
+    _refuse_idle_lora(model, train, rank, lora_alpha, lora_targets)
     config = resolve_config(method_class, model, settings or {})
     lora = {"rank": rank, "lora_alpha": lora_alpha, "targets": tuple(lora_targets) if lora_targets else None}
     kind = train or default_train(model)
@@ -117,10 +155,7 @@ def make_plan(
             split=split,
             task_version=problem.version,
             task_hash=problem.hash,
-            model=model_name,
-            model_hash=model_hash,
-            model_path=model_path,
-            revision=revision,
+            **models,
             train=TrainSettings.model_validate({"kind": kind} | {k: v for k, v in lora.items() if v is not None}),
             dtype=dtype,  # type: ignore[arg-type]
             limit=limit,
@@ -128,36 +163,33 @@ def make_plan(
             seeds=tuple(dict.fromkeys(seeds)),
             device=device,
             batch_size=batch_size,
+            data_dir=str(folder) if folder else None,
+            task_path=str(problem.path.resolve()) if problem.path else None,
+            gradnorm=gradnorm,
+            lm_eval=tuple(dict.fromkeys(lm_eval)),
         )
     except ValidationError as problem_found:
         raise UsageError(_first_error(problem_found), "'unbench run --help' lists the options.") from problem_found
 
 
-def locate(model: str) -> tuple[str, str | None, str | None]:
-    """Name, hash and path of a model: a folder is known by its name and contents, wherever it lies."""
-    from unbench.models.cache import folder_hash
-    from unbench.models.load import BUILT_IN, check_folder
+def data_folder(task: str, given: str | Path | None) -> Path | None:
+    """Where a task's rows lie: the folder given, else ``UNBENCH_DATA`` where the task takes one, else None."""
+    if given is None:
+        given = os.environ.get("UNBENCH_DATA") or None
+        family = task.partition("/")[0]
+        known = any(family == plugin.name for plugin in plugins.tasks().plugins)
+        if given is None or not known or plugins.names_file(task) or not plugins.tasks().load(family).takes_data_dir:
+            return None
+    folder = Path(given).expanduser().resolve()
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {str(given)!r}.", "Name the one with the task's files: --data-dir.")
+    return folder
 
-    if model in BUILT_IN or not Path(model).is_dir():
-        return model, None, None
-    folder = check_folder(Path(model).resolve())
-    return folder.name, folder_hash(folder), str(folder)
 
-
-def _refuse_idle_options(
-    model: str,
-    model_path: str | None,
-    revision: str | None,
-    train: str | None,
-    rank: int | None,
-    lora_alpha: int | None,
-    lora_targets: Sequence[str] | None,
+def _refuse_idle_lora(
+    model: str, train: str | None, rank: int | None, lora_alpha: int | None, lora_targets: Sequence[str] | None
 ) -> None:
     """Options that would change nothing but the run-id."""
-    from unbench.models.load import BUILT_IN
-
-    if revision and (model in BUILT_IN or model_path):
-        raise UsageError(f"--revision belongs to a hub model, and {model!r} is none.", "Leave it out.")
     if (rank or lora_alpha or lora_targets) and (train or default_train(model)) == "full":
         raise UsageError("LoRA options change nothing where all weights are trained.", "Add --train lora.")
 

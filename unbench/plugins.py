@@ -7,6 +7,7 @@ the plugin is asked for, and one that can't be imported shows its error then.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -113,8 +114,15 @@ def method_cards() -> dict[str, MethodCard]:
 
 
 def open_task(name: str, split: Split = "report", data_dir: Path | None = None) -> Task:
-    """``family/problem`` (or ``family``: its default problem) as a task object; ``data_dir`` is where its rows lie."""
+    """``family/problem`` (or ``family``: its default problem) as a task object; ``data_dir`` is where its rows lie.
+
+    A name that ends in .yaml or .yml, or is that of a file, opens a task of the user's own.
+    """
+    name = str(name)
+    if names_file(name):
+        return _open_file(Path(name), split, data_dir)
     family, _, problem = name.partition("/")
+    _refuse_unnamed_file(name, family)
     task_class: Any = tasks().load(family)
     if data_dir is None:
         task: Task = task_class(problem or None, split=split)
@@ -123,3 +131,31 @@ def open_task(name: str, split: Split = "report", data_dir: Path | None = None) 
     else:
         raise UsageError(f"The rows of task {name!r} come with it, so it takes no --data-dir.", "Leave it out.")
     return task
+
+
+def names_file(task: str) -> bool:
+    """Whether a task's name is that of a file: by its ending, or because it is one and no family has that name."""
+    return task.lower().endswith((".yaml", ".yml")) or (not _is_family(task) and os.path.isfile(task))
+
+
+def _is_family(task: str) -> bool:
+    return any(task.partition("/")[0] == plugin.name for plugin in tasks().plugins)
+
+
+def _open_file(path: Path, split: Split, data_dir: Path | None) -> Task:
+    from unbench.userdata.task import FileTask
+
+    if data_dir is not None:
+        raise UsageError("A task file says itself where its rows lie, so it takes no --data-dir.", "Leave it out.")
+    return FileTask(path, split)
+
+
+def _refuse_unnamed_file(name: str, family: str) -> None:
+    """A folder that holds a task file, or the id under which one's results stand, is not yet the file's name."""
+    if _is_family(name):
+        return
+    inside = Path(name) / "task.yaml"
+    if os.path.isfile(inside):
+        raise UsageError(f"{name!r} is a folder.", f"Did you mean {str(inside)!r}?")
+    if family == "user":
+        raise UsageError(f"{name!r} is a task of somebody's own file.", "Name the file: --task my.yaml.")

@@ -27,6 +27,8 @@ question        str      the last user turn
 text            str      greedy answer to the bare prompt; repeated on every row of the probe, empty if not wanted
 finished        bool     the greedy answer ended by itself
 recalled        bool     the greedy answer holds the right answer
+gradnorm        float    only where asked for: norm of the gradient of the right candidate's loss, in the rings forget
+                         (kind direct) and holdout; None elsewhere and where the engine gives no gradients
 =============== ======== ==========================================================================================
 """
 
@@ -54,6 +56,8 @@ COLUMNS = (
     "is_right", "is_paraphrase", "logprob", "n_tokens", "token_logprobs", "token_argmax", "token_mean",
     "token_variance", "question", "text", "finished", "recalled",
 )  # fmt: skip
+GRADNORM = "gradnorm"
+"""A further column, only where it was asked for: it costs a backward pass an answer."""
 PER_TOKEN = ("token_logprobs", "token_argmax", "token_mean", "token_variance")
 """The columns that ``compact`` leaves out."""
 
@@ -65,7 +69,7 @@ class Answers:
     prompt: list[int]
     """The bare prompt."""
     requests: list[ScoreRequest]
-    """One, or several where the tokenizer merges some candidates with the prompt's last token."""
+    """One, or several where whole answers are scored and the tokenizer merges some with the prompt's last token."""
     order: list[tuple[int, int]]
     """Per candidate: its request, and its place there."""
     span: list[int]
@@ -82,12 +86,14 @@ def respond(
     system_prompt: str | None = None,
     knowledge: Knowledge = "candidates",
     progress: Progress | None = None,
+    gradnorm: bool = False,
 ) -> pd.DataFrame:
     """What the model that ``engine`` serves answers to every probe: one row a probe and candidate, ``COLUMNS``.
 
     A candidate is scored behind the probe's answer prefix, over the tokens in which the probe's candidates differ. A
     single candidate, and every one where ``knowledge`` is "probability", is scored whole, with its end token.
-    ``max_new_tokens`` limits the greedy answer, in tokens.
+    ``max_new_tokens`` limits the greedy answer, in tokens. ``gradnorm`` adds a column of that name, read by one
+    membership attack, for a backward pass an answer of the forget and holdout rings.
     """
     from unbench.engines.base import Generation, Sampling
 
@@ -104,7 +110,31 @@ def respond(
         scores = flat[first : first + len(answers.requests)]
         first += len(answers.requests)
         _add_rows(columns, role, probe, answers, [scores[request][at] for request, at in answers.order], text)
+    if gradnorm:
+        with _shown(engine, f"{role}: gradient", progress):
+            columns[GRADNORM] = _gradient_norms(engine, probes, asked)
     return _frame(columns)
+
+
+def _gradient_norms(engine: Engine, probes: Sequence[Probe], asked: Sequence[Answers]) -> list[float | None]:
+    """One entry a probe and candidate: the right one's norm where membership inference reads it."""
+    from unbench.engines.base import ScoreRequest
+
+    places, requests, row = [], [], 0
+    for probe, answers in zip(probes, asked, strict=True):
+        if probe.ring == "holdout" or (probe.ring, probe.kind) == ("forget", "direct"):
+            right = probe.candidates.index(probe.answer)
+            request, at = answers.order[right]
+            places.append(row + right)
+            own = answers.requests[request]
+            requests.append(ScoreRequest(own.prompt, [own.continuations[at]]))
+        row += len(probe.candidates)
+    column: list[float | None] = [None] * row
+    norms = getattr(engine, "gradient_norms", None)
+    if norms is not None:
+        for place, (norm,) in zip(places, norms(requests), strict=True):
+            column[place] = norm
+    return column
 
 
 def candidate_ids(
@@ -128,6 +158,10 @@ def _answers(bare: list[int], pairs: list[tuple[list[int], list[int]]], sentence
     from unbench.engines.base import ScoreRequest
     from unbench.templates import common
 
+    if not sentences:
+        # Where the tokenizer merges some candidates with the prompt's last token, it is a token of the others too.
+        cut = min(len(prompt) for prompt, _ in pairs)
+        pairs = [(prompt[:cut], prompt[cut:] + continuation) for prompt, continuation in pairs]
     requests: dict[tuple[int, ...], ScoreRequest] = {}
     order = []
     for prompt, continuation in pairs:
@@ -155,9 +189,9 @@ def save(frame: pd.DataFrame, path: Path) -> None:
         "given": pa.bool_(), "is_right": pa.bool_(), "is_paraphrase": pa.bool_(), "finished": pa.bool_(),
         "recalled": pa.bool_(), "token_mean": pa.list_(pa.float32()), "token_variance": pa.list_(pa.float32()),
         "continuation": pa.int32(), "n_tokens": pa.int32(), "logprob": pa.float32(),
-        "token_logprobs": pa.list_(pa.float32()), "token_argmax": pa.list_(pa.bool_()),
+        "token_logprobs": pa.list_(pa.float32()), "token_argmax": pa.list_(pa.bool_()), GRADNORM: pa.float32(),
     }  # fmt: skip
-    names = [name for name in COLUMNS if name in frame.columns]
+    names = [name for name in (*COLUMNS, GRADNORM) if name in frame.columns]
     schema = pa.schema([(name, types[name]) for name in names])
     _write(pa.Table.from_pandas(frame[names], schema=schema, preserve_index=False), path)
 
@@ -167,7 +201,7 @@ def load(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(path).read()  # one file, never a folder's partitions
-    return _frame({name: table.column(name).to_pylist() for name in COLUMNS if name in table.column_names})
+    return _frame({name: table.column(name).to_pylist() for name in (*COLUMNS, GRADNORM) if name in table.column_names})
 
 
 def compact(frame: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +269,7 @@ def _frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
 
     # The same types whether the table was just made or read from a file.
     types = {"logprob": np.float32, "continuation": np.int32, "n_tokens": np.int32, "pair": object}
-    types |= {"token_mean": object, "token_variance": object}
+    types |= {"token_mean": object, "token_variance": object, GRADNORM: np.float32}
     return pd.DataFrame({name: pd.Series(values, dtype=types.get(name)) for name, values in columns.items()})
 
 

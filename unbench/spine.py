@@ -21,7 +21,7 @@ from unbench.method import Method, Progress, UnlearnContext, Unlearned, Usage
 from unbench.models.cache import folder_hash
 from unbench.plan import Plan
 from unbench.results.record import RunTotals, peak_memory, record, source_hash
-from unbench.results.schema import Measured, Result
+from unbench.results.schema import Measured, Result, Score
 from unbench.results.store import RunFolder, SeedFolder, write_refused, writing_to
 from unbench.task import Row, Task
 
@@ -30,47 +30,53 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from unbench.engines.base import Engine
-    from unbench.models.load import Target
-    from unbench.models.prepare import Prepared
+    from unbench.models.prepare import Answered, Models, Prepared
 
 
 def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress: Progress | None = None) -> Result:
     """Carry out a plan and return its result (also in ``<run folder>/result.json``)."""
     progress = progress or _silent
     totals = RunTotals(started=time.perf_counter())
-    task = plugins.open_task(plan.task, plan.split)
+    task = plan.open_task()
     asked = plan.seeds
     # Before the run has a folder: a model or device that can't be had must leave nothing behind.
-    target = find_target(plan, task, progress)
+    models = find_models(plan, task, progress)
     folder, plan = RunFolder.start(out, plan, resume=resume)
     with writing_to(folder.path), folder.alone(), clear_about_memory():
         with totals.step("prepare"):
-            prepared = prepare_step(plan, task, target, progress)
+            prepared = prepare_step(plan, task, models, progress)
         tables: dict[int, pd.DataFrame] = {}
+        general: dict[int, dict[str, Score]] = {}
         for seed in plan.seeds:
             place = folder.seed(seed)
             if seed in asked and not resume:
                 place.restart_unlearn()
             unlearned = unlearn_step(plan, prepared, place, seed, progress)
             tables[seed] = respond_step(plan, task, prepared, unlearned, place, progress)
+            if plan.lm_eval:
+                general[seed] = capabilities_step(plan, prepared, unlearned, place, progress)
         with totals.step("measure"):
             trained = {seed: folder.seed(seed).trained_questions() for seed in plan.seeds}
-            measured = measure_step(task, tables, prepared, progress, trained)
+            measured = measure_step(task, tables, prepared, progress, trained, general)
         return record_step(plan, task, folder, prepared, tables, measured, totals)
 
 
-def find_target(plan: Plan, task: Task, progress: Progress) -> Target:
-    """Where the target's weights lie (downloaded if need be) and where it is to run."""
-    from unbench.models.prepare import find_target as find
+def find_models(plan: Plan, task: Task, progress: Progress) -> Models:
+    """Where the weights of target and references lie (downloaded if need be) and where they are to run."""
+    from unbench.models.prepare import find_models as find
 
+    if plan.lm_eval:
+        from unbench.lmeval.harness import check_installed
+
+        check_installed()
     return find(plan, task, progress)
 
 
-def prepare_step(plan: Plan, task: Task, target: Target, progress: Progress) -> Prepared:
+def prepare_step(plan: Plan, task: Task, models: Models, progress: Progress) -> Prepared:
     """What the target and the references know, from the cache where they were asked before."""
     from unbench.models.prepare import prepare
 
-    return prepare(plan, task, target, progress)
+    return prepare(plan, task, models, progress)
 
 
 def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, progress: Progress) -> Unlearned:
@@ -122,6 +128,7 @@ def respond_step(
             knowledge=task.knowledge,
             system_prompt=unlearned.system_prompt,
             progress=progress,
+            gradnorm=plan.gradnorm,
         )
         notes = list(engine.stats.notes)
     responses.save(frame, place.responses)
@@ -131,15 +138,38 @@ def respond_step(
     return responses.load(place.responses)
 
 
+def capabilities_step(
+    plan: Plan, prepared: Prepared, unlearned: Unlearned, place: SeedFolder, progress: Progress
+) -> dict[str, Score]:
+    """What lm-eval finds of the unlearned model's general capabilities (``--lm-eval``); stored, so asked once."""
+    from unbench.capabilities import as_record, scores_of
+    from unbench.lmeval.harness import capabilities
+    from unbench.models.load import load_unlearned
+
+    record = place.lm_eval_record(plan.lm_eval)
+    if record is None:
+        start = time.perf_counter()
+        target = prepared.target
+        found = capabilities(
+            load_unlearned(target, unlearned.weights), target.tokenizer, plan.lm_eval,
+            batch_size=plan.batch_size, device=target.device, limit=plan.limit,
+            system_prompt=unlearned.system_prompt, progress=progress,
+        )  # fmt: skip
+        record = as_record(found, plan.lm_eval, time.perf_counter() - start)
+        place.finish_lm_eval(record)
+    return scores_of(record)
+
+
 def measure_step(
     task: Task,
     tables: dict[int, pd.DataFrame],
-    prepared: Prepared,
+    prepared: Answered,
     progress: Progress,
     trained: dict[int, frozenset[str]] | None = None,
+    general: dict[int, dict[str, Score]] | None = None,
 ) -> Measured:
     """Pure functions over the responses of the unlearned, target and reference models. ``trained`` holds the questions
-    that each seed trained on, where that is known."""
+    that each seed trained on, where that is known; ``general`` what lm-eval found of each seed."""
     from unbench.metrics.overlap import overlap
     from unbench.metrics.scores import measure
 
@@ -148,10 +178,14 @@ def measure_step(
     measured = measure(
         tables, prepared.target_responses, prepared.references, knowledge=task.knowledge, known_only=known_only
     )
-    if trained is not None:
+    if trained is not None and prepared.target_responses is not None:
         measured.metrics |= overlap(
             tables, prepared.target_responses, prepared.references, trained, task.knowledge, known_only
         )
+    if general:
+        from unbench.capabilities import over_seeds
+
+        measured.metrics |= over_seeds(list(general.values()))
     progress("measure", 1, 1)
     return measured
 

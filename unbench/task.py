@@ -123,6 +123,8 @@ class Task(ABC):
 
     takes_data_dir: ClassVar[bool] = False
     """Whether the rows may lie in a folder of the user's (``--data-dir``)."""
+    path: Path | None = None
+    """The file that describes the task, where it is a user's own."""
     sources: dict[str, str]
     """SHA-256 of every data file that was read, by name; empty where the rows come with the package."""
 

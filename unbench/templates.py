@@ -25,6 +25,9 @@ DATE = "26 Jul 2024"
 Turns = Sequence[Message] | Sequence[dict[str, str]]
 """Chat turns, the last one the user's."""
 
+_MARK = "zyxwvu"
+"""A word that no conversation has."""
+
 _PLAIN = {"system": "{}\n", "user": "Question: {}\n", "assistant": "Answer: {}"}
 """Lines of a model without a template."""
 
@@ -148,7 +151,7 @@ def render(
     def around(answer: str) -> Rendered:
         answer = answer.strip()
         whole = _render(tokenizer, [*turns, {"role": "assistant", "content": answer}])
-        at = whole.rfind(answer)
+        at = _place(tokenizer, turns, prompt, whole, answer)
         if at < 0 or not answer:
             raise UsageError(f"The model's chat template changes the answer {answer!r}.", "Give another template.")
         return Rendered(prompt, whole[:at], whole[at + len(answer) :])
@@ -157,6 +160,19 @@ def render(
     if len(answers) == 1 or around(answers[-1]) == first:
         return [first]
     return [around(answer) for answer in answers]
+
+
+def _place(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], prompt: str, whole: str, answer: str
+) -> int:
+    """Where the answer starts in the ``whole`` conversation, or -1. A short answer may also stand in what the template
+    puts around it ("end" in ``<|im_end|>``); then a word that stands nowhere else shows the place."""
+    start = common(prompt, whole)
+    if whole.count(answer, start) == 1:
+        return whole.index(answer, start)
+    marked = _render(tokenizer, [*turns, {"role": "assistant", "content": _MARK}])
+    at = marked.rfind(_MARK)
+    return at if at >= 0 and whole.startswith(marked[:at] + answer) else whole.rfind(answer)
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -182,8 +198,8 @@ def with_system(tokenizer: PreTrainedTokenizerBase, messages: Turns, system_prom
     return [{"role": turns[0]["role"], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
+def common(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
+    """Length of the longest common prefix of two lists of ids, or of two texts."""
     length = min(len(a), len(b))
     if a[:length] == b[:length]:
         return length
@@ -214,13 +230,18 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], gen
     return str(text)
 
 
-def _plain(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generate: bool) -> str:
-    eos = tokenizer.eos_token or ""
+def plain(turns: Sequence[dict[str, str]], eos: str = "", *, generate: bool = True) -> str:
+    """A conversation as plain lines, for models without a template; ``eos`` ends each answer, ``generate`` opens the
+    next. A tokenizer that puts a BOS before any text has yet to put it there."""
     lines = [_PLAIN[t["role"]].format(t["content"]) + (eos + "\n" if t["role"] == "assistant" else "") for t in turns]
+    return "".join(lines) + ("Answer:" if generate else "")
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generate: bool) -> str:
     # The BOS that this tokenizer puts before any text: templates bring their own, plain lines must not go without.
     bos = tokenizer.bos_token or ""
     starts = bool(bos) and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
-    return (bos if starts else "") + "".join(lines) + ("Answer:" if generate else "")
+    return (bos if starts else "") + plain(turns, tokenizer.eos_token or "", generate=generate)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -129,9 +130,30 @@ def test_limits() -> None:
 
 
 def test_a_cache_that_cannot_lose_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unbench.engines.hf_generate._keep", lambda cache, rows, device: False)
+    monkeypatch.setattr("unbench.engines.hf_generate.keep", lambda cache, order, device: False)
     net, prompts = ending(), ragged()
     with HFEngine(net, tokenizer(None)) as engine:
         got = engine.generate(prompts, Sampling(max_new_tokens=12))
         engine.generate([[4], [4]], Sampling(max_new_tokens=3, temperature=1.0))
     assert [g.tokens for g in got] == by_transformers(net, prompts, 12)
+
+
+def test_a_model_whose_output_layer_cannot_be_run_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prompts' logits are made whole, so only a few prompts go in at once."""
+    net, prompts = ending(), ragged()
+    want = by_transformers(net, prompts, 12)
+    plain, largest = net.forward, 0
+
+    def forward(**inputs: Any) -> Any:
+        nonlocal largest
+        out = plain(**inputs)
+        out.logits = out.logits * 0.5 + 0.1
+        largest = max(largest, out.logits.numel() * 4)
+        return out
+
+    net.forward = forward  # type: ignore[method-assign]
+    monkeypatch.setattr("unbench.engines.hf.TABLE_BYTES", 4 * 24 * 400 * 4)
+    with HFEngine(net, tokenizer(None)) as engine:
+        got = engine.generate(prompts, Sampling(max_new_tokens=12))
+    assert [g.tokens for g in got] == want
+    assert largest <= 4 * 24 * 400 * 4

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 from unbench.engines.base import ScoreRequest, TokenScores
 from unbench.engines.hf import HFEngine
+from unbench.engines.hf_forward import SLICE_BYTES
 from unbench.engines.hf_plan import MAX_PADDING, batches, chains, plan
 from unbench.engines.hf_score import _reduce
 
@@ -171,7 +172,7 @@ def test_no_table_of_tokens_by_vocabulary(monkeypatch: pytest.MonkeyPatch) -> No
     net, requests = model(), ragged(7)
     with HFEngine(net, tokenizer()) as engine:
         whole = engine.score(requests)
-        monkeypatch.setattr("unbench.engines.hf_forward.SLICE_BYTES", 3 * 4 * 400)
+        monkeypatch.setitem(SLICE_BYTES, "cpu", 3 * 4 * 400)
         largest = 0
 
         def watch(module: object, args: object, out: torch.Tensor) -> None:

@@ -19,7 +19,10 @@ from unbench.errors import EnvironmentProblem, UnbenchError
 
 COMMANDS = {
     "run": "unbench.cli.run:run",
+    "prepare": "unbench.cli.prepare:prepare",
     "eval": "unbench.cli.run:evaluate",
+    "new-task": "unbench.cli.newtask:new_task",
+    "check-task": "unbench.cli.newtask:check_task",
     "methods": "unbench.cli.listing:methods",
     "tasks": "unbench.cli.listing:tasks",
     "models": "unbench.cli.listing:models",
@@ -135,5 +138,7 @@ def _interrupted() -> int:
     if "run" in words:
         again = words if "--resume" in words else [*words, "--resume"]
         message += f" Finished steps are kept; go on with: unbench {shlex.join(again)}"
+    elif "prepare" in words:
+        message += f" Finished parts are kept; go on with: unbench {shlex.join(words)}"
     click.echo(message, err=True)
     return 130

@@ -12,17 +12,17 @@ from unbench.errors import UnbenchError, UsageError
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     from unbench.cli.output import console, plain
 
-    table = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, overflow="fold")
+        shown.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(plain(cell) for cell in row))
-    console().print(table)
+        shown.add_row(*(plain(cell) for cell in row))
+    console().print(shown)
 
 
 @click.command()
@@ -42,7 +42,7 @@ def methods(name: str | None, as_json: bool) -> None:
         print_json({"schema": "unbench.methods/1", "methods": entries})
         return
     columns = ("name", "title", "kind", "paper", "error")
-    _table("Methods", columns, [tuple(str(entry.get(key) or "") for key in columns) for entry in entries])
+    table("Methods", columns, [tuple(str(entry.get(key) or "") for key in columns) for entry in entries])
 
 
 def _method_entry(registry: Any, plugin: Any) -> dict[str, Any]:
@@ -72,21 +72,28 @@ def _one_method(method: Any, qualified: str, as_json: bool) -> None:
     console().print(plain(f"{qualified}: {method.card.title}. {method.card.summary}"))
     tuned = ", ".join(f"{model}: {values}" for model, values in method.tuned.items())
     rows = [(key, str(one["default"]), str(one["description"] or "")) for key, one in settings.items()]
-    _table("Settings (--set key=value)", ("key", "default", "meaning"), rows)
+    table("Settings (--set key=value)", ("key", "default", "meaning"), rows)
     if tuned:
         console().print(plain(f"tuned on select: {tuned}"))
 
 
 @click.command()
+@click.argument("name", required=False)
 @json_option
-def tasks(as_json: bool) -> None:
-    """List the tasks and their problems."""
+def tasks(name: str | None, as_json: bool) -> None:
+    """List the tasks and their problems, or those of one task NAME. The word 'path' as NAME prints the folder for
+    lm_eval --include_path "$(unbench tasks path)"."""
     from unbench import plugins
     from unbench.cli.output import print_json
 
+    if name == "path":
+        from unbench.lmeval.export import tasks_path
+
+        click.echo(tasks_path())
+        return
     registry = plugins.tasks()
     entries: list[dict[str, Any]] = []
-    for plugin in registry.plugins:
+    for plugin in registry.plugins if name is None else [registry.find(name.partition("/")[0])]:
         try:
             task = registry.load_plugin(plugin)
         except UnbenchError as problem:
@@ -106,7 +113,7 @@ def tasks(as_json: bool) -> None:
             rows.append((entry["name"], "", entry["error"]))
             continue
         rows += [(key, entry["default_model"], text) for key, text in entry["problems"].items()]
-    _table("Tasks", ("task", "default model", "what is forgotten"), rows)
+    table("Tasks", ("task", "default model", "what is forgotten"), rows)
 
 
 @click.group(invoke_without_command=True)
@@ -122,7 +129,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json({"schema": "unbench.models/1", "models": [{"name": k, "summary": v} for k, v in BUILT_IN.items()]})
         return
-    _table("Models", ("name", "what it is"), [*BUILT_IN.items(), ("owner/name", "any causal LM of the hub"),
+    table("Models", ("name", "what it is"), [*BUILT_IN.items(), ("owner/name", "any causal LM of the hub"),
            ("folder/", "any causal LM saved by save_pretrained")])  # fmt: skip
 
 
@@ -153,7 +160,7 @@ def metrics(as_json: bool) -> None:
     if as_json:
         print_json({"schema": "unbench.metrics/1", "metrics": entries})
         return
-    _table("Metrics", ("name", "meaning"), list(entries.items()))
+    table("Metrics", ("name", "meaning"), list(entries.items()))
 
 
 @click.command()
@@ -195,4 +202,4 @@ def env(as_json: bool) -> None:
         print_json(body)
         return
     rows = [*versions().items(), ("device", str(body["device"])), ("system", f"{body['system']} {body['machine']}")]
-    _table("Environment", ("what", "version"), rows)
+    table("Environment", ("what", "version"), rows)

@@ -11,7 +11,9 @@ import click
 from unbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from unbench.method import Progress
     from unbench.results.schema import Result
+    from unbench.task import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,10 +34,38 @@ def machine_options(function: F) -> F:
     return function
 
 
+data_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the task's data files.  [env var: UNBENCH_DATA, where the task takes a folder; default: the hub]",
+)
+
+
+def asked_options(function: F) -> F:
+    """Options of what a model is held against and what more it is asked."""
+    options = [
+        click.option("--reference", "references", multiple=True, metavar="MODEL",
+                     help="A model that never saw the forget set (hub id or folder); repeatable."),
+        data_option,
+        click.option("--gradnorm", is_flag=True, help="Take gradient norms too (mia_gradnorm): a backward pass more."),
+        click.option("--lm-eval", metavar="TASKS", help="Tasks of lm-eval to ask too, with commas: mmlu,hellaswag."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The parts of an option's value with commas."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
 @click.command()
 @click.option("--method", "-m", default="unstar", show_default=True, help="Method; 'unbench methods' lists them.")
 @click.option("--task", "-t", default="bios/fact", show_default=True, help="Task; 'unbench tasks' lists them.")
 @click.option("--model", help="nano, smollm2, a hub id or a folder.  [default: the task's own]")
+@click.option("--target", metavar="MODEL", help="A model that knows the task already, in place of a prepared --model.")
+@asked_options
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--seed", "one_seed", type=click.IntRange(0), help="One seed.  [default: 0]")
 @click.option("--seeds", "n_seeds", type=click.IntRange(1), help="Seeds 0 … N-1.")
@@ -72,6 +102,11 @@ def run(
     method: str,
     task: str,
     model: str | None,
+    target: str | None,
+    references: tuple[str, ...],
+    data_dir: Path | None,
+    gradnorm: bool,
+    lm_eval: str | None,
     revision: str | None,
     one_seed: int | None,
     n_seeds: int | None,
@@ -97,6 +132,7 @@ def run(
     unbench run --method unstar
     unbench run --method npo --task bios/relation --seeds 3
     unbench run --method unstar --model smollm2 --task facts/hogwarts
+    unbench run --method npo --task tofu/forget10 --model smollm2     (after 'unbench prepare' with the same options)
     """
     from unbench.plan import make_plan, parse_settings
 
@@ -106,14 +142,15 @@ def run(
         method, task, model, revision=revision, split=split,  # type: ignore[arg-type]
         seeds=range(n_seeds) if n_seeds else (one_seed or 0,),
         train=train, rank=rank, lora_alpha=lora_alpha,
-        lora_targets=[part.strip() for part in lora_targets.split(",")] if lora_targets else None,
+        lora_targets=names(lora_targets) or None,
+        target=target, references=references, data_dir=data_dir, gradnorm=gradnorm, lm_eval=names(lm_eval),
         settings=parse_settings(settings), budget_tokens=budget_tokens,
         device=device, dtype=dtype, batch_size=batch_size, limit=limit,
     )  # fmt: skip
     if dry_run:
         _print_plan(plan)
         return
-    _quiet_libraries()
+    quiet_libraries()
     from unbench import spine
     from unbench.cli.progress import progress_bars
 
@@ -126,10 +163,11 @@ def run(
 @click.command("eval")
 @click.argument("model")
 @click.option("--task", "-t", default="bios/fact", show_default=True, help="Task; 'unbench tasks' lists them.")
-@click.option("--target", help="The model it was made from.  [default: the task's own]")
+@click.option("--target", metavar="MODEL", help="The model it was made from.  [default: the task's own, or none]")
 @click.option(
     "--split", type=click.Choice(["report", "select"]), default="report", show_default=True, help="Forget set to score."
 )
+@asked_options
 @machine_options
 @click.pass_obj
 def evaluate(
@@ -138,52 +176,56 @@ def evaluate(
     task: str,
     target: str | None,
     split: str,
+    references: tuple[str, ...],
+    data_dir: Path | None,
+    gradnorm: bool,
+    lm_eval: str | None,
     device: str,
     dtype: str,
     batch_size: int | None,
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Score a model (a folder, an adapter folder for the target, a built-in name or a hub id) on a task."""
+    """Score a model (a folder, an adapter folder for the target, a built-in name or a hub id) on a task.
+
+    Without a target, UnBench's own scores are null; metrics that need none (TOFU's) are given all the same.
+    """
+    from unbench.plan import data_folder
     from unbench.plugins import open_task
 
-    open_task(task, split)  # type: ignore[arg-type]
-    _quiet_libraries()
+    problem = open_task(task, split, data_folder(task, data_dir))  # type: ignore[arg-type]
+    quiet_libraries()
     from unbench import api
     from unbench.cli.progress import progress_bars
 
     with progress_bars(obj["quiet"]) as progress:
-        loaded, tokenizer = _load_for_evaluation(model, task, target, device, dtype, progress)
+        loaded, tokenizer = _load_for_evaluation(model, problem, target, device, dtype, progress)
         result = api.evaluate(
             loaded, tokenizer, task, target=target, name=Path(model).resolve().name, split=split,  # type: ignore[arg-type]
+            references=references, data_dir=data_dir, gradnorm=gradnorm, lm_eval=names(lm_eval),
             limit=limit, batch_size=batch_size, progress=progress,
         )  # fmt: skip
     _print_result(result, as_json)
 
 
 def _load_for_evaluation(
-    name: str, task: str, target: str | None, device: str, dtype: str, progress: Any
+    name: str, task: Task, target: str | None, device: str, dtype: str, progress: Progress
 ) -> tuple[Any, Any]:
-    from unbench import api
-    from unbench.models.load import load_model, load_tokenizer, model_folder, pick_device, pick_dtype
+    from unbench.api import has_own_target
+    from unbench.models.load import load_adapter, load_model, load_tokenizer, model_folder, pick_device, pick_dtype
 
-    if (Path(name) / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        base, tokenizer = api.load_target(task, target, device=device, dtype=dtype)
-        try:
-            if not list(Path(name).glob("adapter_model*.safetensors")):
-                raise FileNotFoundError("no adapter weights in safetensors format")
-            return PeftModel.from_pretrained(base, name, use_safetensors=True), tokenizer
-        except Exception as problem:
-            first = str(problem).strip().splitlines()[0]
-            raise UsageError(f"{name} can't be loaded as an adapter: {first}.", "Check that it is whole.") from problem
-    folder = model_folder(name, None, progress)
     where = pick_device(device)
-    return load_model(folder, where, pick_dtype(dtype, where)), load_tokenizer(folder)
+    if not (Path(name) / "adapter_config.json").is_file():
+        folder = model_folder(name, None, progress)
+        return load_model(folder, where, pick_dtype(dtype, where)), load_tokenizer(folder)
+    if target is None and not has_own_target(task):
+        raise UsageError(f"{name} is an adapter, which needs the model that it was trained on.", "Name it: --target.")
+    folder = model_folder(target or task.default_model, None, progress)
+    base = load_model(folder, where, pick_dtype(dtype, where))
+    return load_adapter(base, Path(name)), load_tokenizer(folder)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     import os
     import warnings
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = {"cpu": 4096, "cuda": 32768}
 """Tokens of a scoring pass, padding included, by the kind of device."""
-MAX_ROWS = {"cpu": 128, "cuda": 512}
+MAX_ROWS = {"cpu": 256, "cuda": 1024}
 """Prompts of a generated batch."""
 CPU_CACHE_BYTES = 1 << 30
 """Key-value cache that a generated batch may take on a CPU; on a GPU it is a share of what is free."""
@@ -87,25 +87,28 @@ class HFEngine:
         model = load_model(folder, device, dtype or pick_dtype("auto", device))
         return cls(model, load_tokenizer(folder), batch_size=batch_size, target=folder)
 
-    def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Generation]:
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, numbers: Sequence[int] | None = None
+    ) -> list[Generation]:
         """One continuation a prompt. ``text`` is what ``tokens`` decode to, special tokens left out, cut before a stop
         string (the token that completed it is left out of ``tokens``); outer blanks stay.
 
         Greedy texts of equal prompts are generated once. Sampled ones differ: each prompt has its own stream of random
-        numbers, set by the seed and its place in ``prompts``.
+        numbers, set by the seed and its place in ``prompts``, or its number where ``prompts`` is part of a larger call.
         """
         if not all(prompts):
             raise ValueError("a prompt needs at least one token")
         start = time.perf_counter()
         greedy = sampling.temperature <= 0
+        own = range(len(prompts)) if numbers is None else numbers
         places = {tuple(prompt) if greedy else (i,): i for i, prompt in reversed(list(enumerate(prompts)))}
         done: dict[int, Generation] = {}
         with torch.no_grad():
             forward = self._ready()
-            decoder = Decoder(forward, self._tokenizer, sampling, self._ends())
+            decoder = Decoder(forward, self._tokenizer, sampling, self._ends(), _most(MAX_TOKENS, forward))
 
             def run(batch: list[int]) -> None:
-                texts, drawn = decoder.run([prompts[i] for i in batch], batch)
+                texts, drawn = decoder.run([prompts[i] for i in batch], [own[i] for i in batch])
                 done.update(zip(batch, texts, strict=True))
                 self.stats.tokens_generated += drawn
                 self._report("generate", len(done), len(places))
@@ -114,7 +117,7 @@ class HFEngine:
                 return len(batch) * (max(len(prompts[i]) for i in batch) + sampling.max_new_tokens)
 
             order = sorted(places.values(), key=lambda i: (-len(prompts[i]), prompts[i], i))
-            self._backoff["generate"].each(self._batches(order, size, forward), run, size)
+            self._backoff["generate"].each(self._batches(order, size, forward, prompts), run, size)
         self.stats.generate_s += time.perf_counter() - start
         return [done[places[tuple(prompt) if greedy else (i,)]] for i, prompt in enumerate(prompts)]
 
@@ -127,13 +130,21 @@ class HFEngine:
                 forward,
                 requests,
                 self._backoff["score"],
-                MAX_TOKENS.get(forward.device.type, MAX_TOKENS["cuda"]),
+                _most(MAX_TOKENS, forward),
                 self._batch_size,
                 lambda done, total: self._report("score", done, total),
             )
         self.stats.tokens_scored += tokens
         self.stats.score_s += time.perf_counter() - start
         return scores
+
+    def gradient_norms(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """Norm of the loss's gradient for every continuation (see ``hf_gradnorm``); a backward pass each."""
+        from unbench.engines.hf_gradnorm import gradient_norms
+
+        with torch.no_grad():
+            forward = self._ready()
+        return gradient_norms(forward, requests, lambda done, total: self._report("gradnorm", done, total))
 
     def load(self, unlearned: Unlearned) -> None:
         """Swap the weights in place: the target's (None), an adapter's over the target, or a whole model's.
@@ -144,6 +155,15 @@ class HFEngine:
         self._forward = None
         self._weights.load(unlearned.weights)
         self._weights.model.eval()
+
+    @property
+    def parameters(self) -> int:
+        """Of the model itself, without an adapter's."""
+        return sum(parameter.numel() for parameter, _ in self._gradients)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._gradients[0][0].dtype
 
     def close(self) -> None:
         """Give back the model as it came."""
@@ -184,22 +204,40 @@ class HFEngine:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(i for i in [*ids, self._tokenizer.eos_token_id, end_token(self._tokenizer)] if i is not None)
 
-    def _batches(self, order: list[int], size: Callable[[Sequence[int]], int], forward: Forward) -> Iterator[list[int]]:
-        kind = forward.device.type
-        room = CPU_CACHE_BYTES
-        if kind == "cuda":
-            room = int(GPU_SHARE * torch.cuda.mem_get_info(forward.device)[0])
-        tokens = room // max(1, forward.cache_bytes)
-        # Next tokens of a whole batch are chosen at once: their logits are a table too.
-        rows = min(self._batch_size or MAX_ROWS.get(kind, MAX_ROWS["cuda"]), TABLE_BYTES // (4 * forward.vocabulary))
+    def _batches(
+        self,
+        order: list[int],
+        size: Callable[[Sequence[int]], int],
+        forward: Forward,
+        prompts: Sequence[list[int]],
+    ) -> Iterator[list[int]]:
+        room = _free(forward.device) // max(1, forward.cache_bytes)
+        rows = self._batch_size or _most(MAX_ROWS, forward)
         batch: list[int] = []
         for i in order:
-            if batch and (len(batch) >= max(1, rows) or size([*batch, i]) > tokens):
+            if not batch and not forward.split:
+                # The prompts' logits are then made whole; the first prompt is the longest.
+                rows = min(rows, max(1, TABLE_BYTES // (4 * forward.vocabulary * len(prompts[i]))))
+            if batch and (len(batch) >= rows or size([*batch, i]) > room):
                 yield batch
                 batch = []
             batch.append(i)
         if batch:
             yield batch
+
+
+def _most(limits: dict[str, int], forward: Forward) -> int:
+    return limits.get(forward.device.type, limits["cuda"])
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that the key-value cache of a generated batch may take."""
+    if device.type != "cuda":
+        return CPU_CACHE_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch holds without using it is as good as free.
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(GPU_SHARE * (free + unused))
 
 
 def _device(model: Any) -> torch.device:

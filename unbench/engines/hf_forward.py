@@ -7,15 +7,19 @@ plain forward pass before they are used; a model for which one of them doesn't h
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unbench.engines.hf_cache import is_plain
 from unbench.training.memory import is_out_of_memory
 
-SLICE_BYTES = 32 << 20
-"""Size of a logits slice in float32. A few tensors of its size live at once; all stay far below 256 MB."""
+SLICE_BYTES = {"cpu": 32 << 20, "cuda": 128 << 20}
+"""Size of a logits slice in float32, by the kind of device: a GPU reads the whole output layer once a slice, so a small
+one would leave it waiting for memory. A few tensors of its size live at once; each stays well below 256 MB."""
 
 
 class Forward:
@@ -72,12 +76,14 @@ class Forward:
     @property
     def slice_rows(self) -> int:
         """Positions whose logits are made at once."""
-        return max(1, SLICE_BYTES // (4 * self.vocabulary))
+        return max(1, SLICE_BYTES.get(self.device.type, SLICE_BYTES["cuda"]) // (4 * self.vocabulary))
 
-    def last_logits(self, states: Tensor) -> Tensor:
-        """Logits of each sequence's last position, (batch, vocabulary) float32."""
-        last = states[:, -1]
-        return torch.cat([self.logits(part) for part in torch.split(last, self.slice_rows)])
+    @cached_property
+    def plain_cache(self) -> bool:
+        """Whether the model's key-value cache is the ordinary one in every layer (found out with one token)."""
+        one = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+        _, cache = self.states(one, torch.ones_like(one, dtype=torch.bool), one, keep=True)
+        return is_plain(cache)
 
     @property
     def cache_bytes(self) -> int:
@@ -91,16 +97,19 @@ class Forward:
 
     def tree_mask(self, parents: list[list[int]], length: int) -> Tensor:
         """Additive mask (batch, 1, length, length) in the model's dtype: a token sees its ancestors and itself."""
-        seen = torch.zeros((len(parents), length, length), dtype=torch.bool)
-        seen.diagonal(dim1=1, dim2=2).fill_(True)  # padding too: a row that sees nothing would turn to NaN
+        seen = np.zeros((len(parents), length, length), dtype=bool)
+        everyone = np.arange(length)
+        seen[:, everyone, everyone] = True  # padding too: a row that sees nothing would turn to NaN
+        lower = np.tril(np.ones((length, length), dtype=bool))
         for one, above in zip(seen, parents, strict=True):
-            trunk = next((i for i, parent in enumerate(above) if parent != i - 1), len(above))
-            one[:trunk, :trunk] = torch.ones((trunk, trunk), dtype=torch.bool).tril()
-            for i in range(trunk, len(above)):
-                one[i] |= one[above[i]]
+            for start, end in _runs(above):
+                if above[start] >= 0:
+                    one[start:end] |= one[above[start]]
+                one[start:end, start:end] = lower[: end - start, : end - start]
         dtype = self.parameter.dtype if self.parameter.dtype.is_floating_point else torch.float32
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-        return mask[:, None].to(self.device)
+        visible = torch.from_numpy(seen).to(self.device)[:, None]
+        mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype, device=self.device)
+        return mask.masked_fill_(visible, 0.0)
 
     def _check(self) -> str:
         """Turn off what doesn't reproduce the plain forward pass on six tokens."""
@@ -139,6 +148,12 @@ class Forward:
         # A lower precision rounds differently in a different shape; a wrong mask is off by far more.
         tolerance = 1e-4 if self.parameter.dtype == torch.float32 else 5e-2
         return got.shape == want.shape and bool((got - want).abs().max() <= tolerance * want.abs().max())
+
+
+def _runs(parents: list[int]) -> list[tuple[int, int]]:
+    """The tree's unbranched stretches, (start, end): every token but the first follows the one before it."""
+    starts = [i for i, parent in enumerate(parents) if parent != i - 1 or i == 0]
+    return list(zip(starts, [*starts[1:], len(parents)], strict=True))
 
 
 def _window(config: Any) -> int | None:

@@ -14,14 +14,20 @@ import torch
 from torch import Tensor
 
 from unbench.engines.base import Generation, Sampling
+from unbench.engines.hf_cache import compact, join, keep
 from unbench.engines.hf_forward import Forward
+from unbench.engines.hf_plan import Row, batches
 
 
 class Decoder:
-    """Decodes batches of prompts under one ``Sampling``; ``ends`` are the ids that end a text."""
+    """Decodes batches of prompts under one ``Sampling``; ``ends`` are the ids that end a text, ``max_tokens`` the most
+    that a forward pass over prompts may hold, padding included."""
 
-    def __init__(self, forward: Forward, tokenizer: Any, sampling: Sampling, ends: frozenset[int]) -> None:
+    def __init__(
+        self, forward: Forward, tokenizer: Any, sampling: Sampling, ends: frozenset[int], max_tokens: int
+    ) -> None:
         self._forward = forward
+        self._max_tokens = max_tokens
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._ends = ends
@@ -34,42 +40,68 @@ class Decoder:
         if limit < 1:
             return [text.generation() for text in texts], 0
         uniform = self._uniform(numbers)
-        logits, cache, mask = self._prefill(prompts)
-        depth = mask.sum(dim=1)
-        rows = list(range(len(prompts)))
+        device = self._forward.device
+        last, cache, rows = self._prefill(prompts)
+        depth = torch.tensor([len(prompts[row]) for row in rows], device=device)
+        length = int(depth.max())
+        # Padding on the left, then the prompt, then room for all that may come.
+        seen = torch.arange(length + limit, device=device) >= (length - depth)[:, None]
         drawn = 0
         for step in range(limit):
-            chosen = self._choose(logits, None if uniform is None else uniform[rows, step])
+            chosen = self._choose(last, None if uniform is None else uniform[rows, step])
             tokens = chosen.tolist()
             drawn += sum(not texts[row].finished for row in rows)
             going = [i for i, (row, token) in enumerate(zip(rows, tokens, strict=True)) if texts[row].goes_on(token)]
             if not going or step == limit - 1:
                 break
-            if len(going) < len(rows) and _keep(cache, going, self._forward.device):
-                index = torch.tensor(going, device=self._forward.device)
-                chosen, mask, depth = chosen[index], mask[index], depth[index]
-                rows = [rows[i] for i in going]
-            mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
+            if len(going) < len(rows):
+                order = compact(going, len(rows))
+                if keep(cache, order, device):
+                    index = torch.tensor(order, device=device)
+                    chosen, seen, depth = chosen[index], seen[index], depth[index]
+                    rows = [rows[i] for i in order]
+            mask = seen[:, : length + step + 1]
             states, cache = self._forward.states(chosen[:, None], mask, depth[:, None], cache, keep=True)
             depth = depth + 1
-            logits = self._forward.last_logits(states)
+            last = states[:, -1]
         return [text.generation() for text in texts], drawn
 
-    def _prefill(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Any, Tensor]:
-        """Logits (batch, vocabulary), cache and mask after the prompts; equal prompts are computed once."""
-        keys = [tuple(prompt) for prompt in prompts]
-        distinct = list(dict.fromkeys(keys))
-        logits, cache, mask = self._prefill_each(distinct)
-        if len(distinct) == len(keys):
-            return logits, cache, mask
-        place = {key: i for i, key in enumerate(distinct)}
-        copies = [place[key] for key in keys]
-        if not _keep(cache, copies, self._forward.device):
-            return self._prefill_each(keys)
-        index = torch.tensor(copies, device=self._forward.device)
-        return logits[index], cache, mask[index]
+    def _prefill(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Any, list[int]]:
+        """What the output layer is to read of each row's last token (rows, width), the cache, and the prompt that each
+        row stands for. Equal prompts are computed once; the others in pieces of like length, so that little is padded,
+        where the model's cache can be put together from pieces."""
+        places: dict[tuple[int, ...], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            places.setdefault(tuple(prompt), []).append(i)
+        if not self._forward.plain_cache:
+            return self._prefill_whole(prompts, places)
+        lasts, pieces, rows = [], [], []
+        for batch in batches([Row(list(prompt), []) for prompt in places], self._fits):
+            last, cache = self._prefill_each([row.tokens for row in batch])
+            same = [places[tuple(row.tokens)] for row in batch]
+            copies = [i for i, numbers in enumerate(same) for _ in numbers]
+            lasts.append(last[torch.tensor(copies, device=last.device)])
+            pieces.append((cache, copies))
+            rows += [number for numbers in same for number in numbers]
+        whole = join(pieces, max(map(len, prompts)), self._sampling.max_new_tokens)
+        return torch.cat(lasts), whole, rows
 
-    def _prefill_each(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Any, Tensor]:
+    def _prefill_whole(
+        self, prompts: Sequence[list[int]], places: dict[tuple[int, ...], list[int]]
+    ) -> tuple[Tensor, Any, list[int]]:
+        last, cache = self._prefill_each(list(places))
+        if len(places) == len(prompts):
+            return last, cache, list(range(len(prompts)))
+        copies = [i for i, same in enumerate(places.values()) for _ in same]
+        if not keep(cache, copies, self._forward.device):
+            return *self._prefill_each(prompts), list(range(len(prompts)))
+        rows = [number for same in places.values() for number in same]
+        return last[torch.tensor(copies, device=last.device)], cache, rows
+
+    def _fits(self, rows: int, length: int, wanted: int) -> bool:
+        return rows * length <= self._max_tokens
+
+    def _prefill_each(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
         length = max(map(len, prompts))
         ids = torch.zeros((len(prompts), length), dtype=torch.long)
         mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -79,7 +111,7 @@ class Decoder:
         ids, mask = ids.to(self._forward.device), mask.to(self._forward.device)
         positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
         states, cache = self._forward.states(ids, mask, positions, keep=True)
-        return self._forward.last_logits(states), cache, mask
+        return states[:, -1], cache
 
     def _uniform(self, numbers: Sequence[int]) -> Tensor | None:
         """(batch, max_new_tokens) numbers in [0, 1), float64 on the CPU; None where decoding is greedy."""
@@ -92,13 +124,17 @@ class Decoder:
             rows.append(torch.rand(self._sampling.max_new_tokens, dtype=torch.float64, generator=stream))
         return torch.stack(rows)
 
-    def _choose(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
-        """One token a row of ``logits`` (batch, vocabulary), greedy without ``uniform`` (batch,)."""
-        if uniform is None:
-            return logits.argmax(dim=-1)
-        slices = torch.split(logits, self._forward.slice_rows)
-        numbers = torch.split(uniform.to(logits.device), self._forward.slice_rows)
-        return torch.cat([self._draw(rows, u) for rows, u in zip(slices, numbers, strict=True)])
+    def _choose(self, states: Tensor, uniform: Tensor | None) -> Tensor:
+        """One token a row of ``states`` (rows, width), greedy without ``uniform`` (rows,)."""
+        chosen = []
+        # Drawing is done in float64.
+        size = self._forward.slice_rows if uniform is None else max(1, self._forward.slice_rows // 2)
+        for first in range(0, len(states), size):
+            part = slice(first, first + size)
+            logits = self._forward.logits(states[part])
+            drawn = logits.argmax(dim=-1) if uniform is None else self._draw(logits, uniform[part].to(logits.device))
+            chosen.append(drawn)
+        return torch.cat(chosen)
 
     def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
         p = (logits.double() / self._sampling.temperature).softmax(dim=-1)
@@ -146,12 +182,3 @@ class _Text:
     def _decode(self) -> str:
         text: str = self._tokenizer.decode(self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-
-def _keep(cache: Any, rows: list[int], device: torch.device) -> bool:
-    """Keep these rows of the cache (repeats allowed); False where the cache has no way to."""
-    select = getattr(cache, "batch_select_indices", None)
-    if select is None:
-        return False
-    select(torch.tensor(rows, device=device))
-    return True

@@ -17,6 +17,8 @@ from unbench.engines.hf_plan import Plan, Row, batches, chains, plan
 
 TABLE_BYTES = 128 << 20
 """Most bytes of one mask, or of one batch's logits where they can't be made in slices."""
+CACHE_BYTES = 2 << 20
+"""On a CPU logits are reduced this much at a time: what the several steps share then stays in its cache."""
 
 Report = Callable[[int, int], None]
 """``report(done, total)``."""
@@ -123,16 +125,30 @@ def _score_batch(forward: Forward, batch: list[Row], results: _Results) -> None:
 def _reduce(logits: Tensor, rows: Tensor, tokens: Tensor) -> NDArray[np.float32]:
     """(4, wanted): log-probability of ``tokens`` at ``rows``, mean and variance of the log-probability over the
     vocabulary under the model at that row (nats), and 1 where the token is the row's argmax."""
-    first_choice = logits.argmax(dim=-1)
-    logp = logits.log_softmax(dim=-1)
-    p = logp.exp()
-    # A masked token has p = 0 and log p = -inf; it adds nothing, but 0 · inf would be NaN.
-    finite = logp.clamp_min(-1e18)
-    mean = (p * finite).sum(dim=-1)
-    variance = (p * finite.sub_(mean[:, None]).square_()).sum(dim=-1)
-    parts = (logp[rows, tokens], mean[rows], variance[rows], (first_choice[rows] == tokens).float())
+    found = logits[rows, tokens]
+    size = len(logits) if logits.is_cuda else max(1, CACHE_BYTES // (4 * logits.shape[-1]))
+    top, first_choice, log_sum, mean, variance = map(
+        torch.cat, zip(*(_moments(part) for part in torch.split(logits, size)), strict=True)
+    )
+    # Minus the maximum first, as log-softmax does: large logits would lose digits otherwise.
+    logp = (found - top[rows]) - log_sum[rows]
+    parts = (logp, mean[rows], variance[rows], (first_choice[rows] == tokens).float())
     out: NDArray[np.float32] = torch.stack(parts).cpu().numpy()
     return out
+
+
+def _moments(logits: Tensor) -> tuple[Tensor, ...]:
+    """Per row of ``logits``, which are overwritten: maximum and where it is, log of the sum of exp(logit - maximum),
+    and mean and variance of the log-probability under the model."""
+    top, first_choice = logits.max(dim=-1)
+    # A masked token has p = 0 and log p = -inf; it adds nothing, but 0 · inf would be NaN.
+    below = logits.sub_(top[:, None]).clamp_min_(-1e18)
+    weight = below.exp()
+    total = weight.sum(dim=-1)
+    mean = (weight * below).sum(dim=-1) / total
+    variance = below.sub_(mean[:, None]).square_().mul_(weight).sum(dim=-1) / total
+    log_sum = total.log()
+    return top, first_choice, log_sum, mean - log_sum, variance
 
 
 def _collect(work: Plan, results: _Results) -> list[list[TokenScores]]:

@@ -52,12 +52,13 @@ def per_probe(responses: pd.DataFrame, knowledge: Knowledge = "candidates") -> p
       that long and short answers compare
     - ``fluent`` (float): not empty, ended by itself, no 4-gram of words more than 3 times
 
-    The order of rows and of a probe's candidates doesn't matter.
+    The order of rows and of a probe's candidates doesn't matter. The holdout ring is left out: no score reads it.
 
     Raises:
         ValueError: a probe without exactly one right candidate, with one candidate only where κ is asked for, with a
             NaN or positive log-probability, or a pair whose forms belong to different groups.
     """
+    responses = responses[responses["ring"] != "holdout"]
     if responses.empty:
         raise ValueError("The responses table is empty.")
     labels, ids = pd.factorize(responses["probe"])

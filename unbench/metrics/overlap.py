@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from unbench.metrics.scores import measure
+from unbench.metrics.scores import NO_TARGET, score_table
+from unbench.metrics.table import lay_out
 from unbench.results.schema import Score
 from unbench.task import Knowledge
 
@@ -24,7 +25,7 @@ def normal(text: str) -> str:
 
 def overlap(
     unlearned: Mapping[int, pd.DataFrame],
-    target: pd.DataFrame,
+    target: pd.DataFrame | None,
     references: Sequence[pd.DataFrame],
     trained: Mapping[int, frozenset[str]],
     knowledge: Knowledge,
@@ -32,7 +33,8 @@ def overlap(
 ) -> dict[str, Score]:
     """``probe_overlap`` (share of forget probes, mean over seeds) and ``forget_without_overlap`` (without the probes
     that any seed trained on). ``trained``: seed -> questions."""
-    forget = target[target["ring"] == "forget"].drop_duplicates("probe")
+    asked_of = target if target is not None else unlearned[min(unlearned)]
+    forget = asked_of[asked_of["ring"] == "forget"].drop_duplicates("probe")
     asked = {probe: normal(question) for probe, question in zip(forget["probe"], forget["question"], strict=True)}
     if not asked:
         return {}
@@ -49,11 +51,15 @@ def overlap(
     found = {"probe_overlap": Score(value=share, n=len(asked), reason="interval: a count, not an estimate")}
     if len(dropped) == len(asked):
         return found | {"forget_without_overlap": Score(value=None, n=0, reason="every forget probe was trained on")}
-    left = measure(
-        {seed: without(frame) for seed, frame in unlearned.items()},
-        without(target),
-        [without(frame) for frame in references],
-        knowledge=knowledge,
-        known_only=known_only,
+    if target is None:
+        return found | {"forget_without_overlap": Score(value=None, reason=NO_TARGET)}
+    left = score_table(
+        lay_out(
+            {seed: without(frame) for seed, frame in unlearned.items()},
+            without(target),
+            [without(frame) for frame in references],
+            knowledge,
+            known_only,
+        )
     )
     return found | {"forget_without_overlap": left.scores.forget}

@@ -10,7 +10,9 @@ overall     harmonic mean of forget, retain and specificity
 
 K is the mean of κ, R the mean of the rank over a group's probes and over seeds (``knowledge``). Without a reference
 Kr = 0 and Rr = 0.5. Near and far are scored on withheld facts; given facts are told apart (``retain_given``,
-``specificity_given``). A number that can't be had is null with its reason.
+``specificity_given``). A number that can't be had is null with its reason. The holdout ring enters none of them.
+
+Where knowledge is a probability the published metrics (``published``) stand beside them.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from unbench.metrics import formulas
 from unbench.metrics.counting import count, describe
 from unbench.metrics.formulas import Cells
 from unbench.metrics.knowledge import Floats, Ints
+from unbench.metrics.published import published
 from unbench.metrics.selectivity import selectivity
-from unbench.metrics.statistics import jackknife_t
+from unbench.metrics.statistics import finish
 from unbench.metrics.table import Means, Table, add_up, lay_out
 from unbench.results.schema import Measured, Score, Scores, SeedScores
 from unbench.task import Knowledge
@@ -34,19 +37,25 @@ Formula = Callable[[Means, Means | None], Floats]
 """Means (rows, G) and, where clips are opened, the full data's means -> one number a row."""
 
 
+NO_TARGET = "no target model was given"
+ALONE = frozenset({"recall_forget", "suppressed"})
+"""Metrics that need no target."""
+
+
 def measure(
     unlearned: Mapping[int, pd.DataFrame],
-    target: pd.DataFrame,
+    target: pd.DataFrame | None,
     references: Sequence[pd.DataFrame] = (),
     *,
     knowledge: Knowledge = "candidates",
     known_only: bool = False,
 ) -> Measured:
-    """All scores of one run.
+    """All scores and metrics of one run.
 
     Args:
         unlearned: seed -> responses of that seed's unlearned model (columns: ``unbench.responses``).
-        target: responses of the target.
+        target: responses of the target; None for a bare model, which has the published metrics and a description of
+            its groups, but none of UnBench's own scores.
         references: responses of each reference model; empty where none exists.
         knowledge: "candidates" (κ) or "probability" (p(a|q), no ranks, no trace).
         known_only: leave out every probe that the target doesn't know (κ < 0.5, a pair on its average) from all models'
@@ -55,7 +64,13 @@ def measure(
     Raises:
         ValueError: tables that don't belong together or break the rules of ``per_probe``.
     """
-    return score_table(lay_out(unlearned, target, references, knowledge, known_only))
+    if target is None:
+        measured = without_target(unlearned, references, knowledge)
+    else:
+        measured = score_table(lay_out(unlearned, target, references, knowledge, known_only))
+    if knowledge == "probability":
+        measured.metrics |= published(unlearned, references)
+    return measured
 
 
 def score_table(table: Table) -> Measured:
@@ -66,6 +81,25 @@ def score_table(table: Table) -> Measured:
         per_seed=board.per_seed(),
         metrics=board.metrics(),
         groups=describe(table, board.sums, board.counted),
+    )
+
+
+def without_target(
+    unlearned: Mapping[int, pd.DataFrame], references: Sequence[pd.DataFrame], knowledge: Knowledge
+) -> Measured:
+    """What can be said of a model that nothing is known to compare with: its groups, recall and suppressed."""
+    if not unlearned:
+        raise ValueError("There are no responses of an unlearned model.")
+    # The model stands in as its own target: its means come out right, and what compares the two is then blanked.
+    own = score_table(lay_out(unlearned, unlearned[min(unlearned)], references, knowledge, known_only=False))
+    null = Score(value=None, reason=NO_TARGET)
+    unknown = {"known_target": None, "rank_target": None, "recall_target": None, "counted": False, "reason": NO_TARGET}
+    blank = dict.fromkeys(Scores.model_fields)
+    return Measured(
+        scores=Scores(**dict.fromkeys(Scores.model_fields, null)),
+        per_seed=[SeedScores(seed=seed.seed, **blank) for seed in own.per_seed],
+        metrics={name: score if name in ALONE else null for name, score in own.metrics.items()},
+        groups=[group.model_copy(update=unknown) for group in own.groups],
     )
 
 
@@ -243,14 +277,3 @@ class Board:
         if isinstance(area, str):
             return Score(value=None, reason=area)
         return finish(area.value, [area.left_out], area.by_seed, area.n, area.reasons)
-
-
-def finish(value: float, strata: Sequence[Floats], seeds: Floats, n: int, reasons: Sequence[str]) -> Score:
-    """A score with its interval; nothing that isn't finite gets out."""
-    reasons = list(reasons)
-    if not np.isfinite(value):
-        return Score(value=None, n=n, reason="; ".join(["no group is left to average", *reasons]))
-    value = min(1.0, max(0.0, value))
-    interval = jackknife_t(value, strata, seeds)
-    reasons += [f"interval: {interval.reason}"] if interval.reason else []
-    return Score(value=value, low=interval.low, high=interval.high, n=n, reason="; ".join(reasons) or None)

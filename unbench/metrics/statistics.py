@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from unbench.results.schema import Score
+
 Floats = NDArray[np.float64]
 
 MIN_CLUSTERS = 6
@@ -70,6 +72,24 @@ def jackknife_t(
         half = float(stdtrit(df, (1 + level) / 2)) * variance**0.5
     lowest, highest = bounds
     return Interval(max(lowest, min(value - half, highest)), min(highest, max(value + half, lowest)))
+
+
+def finish(
+    value: float,
+    strata: Sequence[Floats],
+    seeds: Floats,
+    n: int,
+    reasons: Sequence[str],
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Score:
+    """A score with its interval, both inside ``bounds``; nothing that isn't finite gets out."""
+    reasons = list(reasons)
+    if not np.isfinite(value):
+        return Score(value=None, n=n, reason="; ".join(["no group is left to average", *reasons]))
+    value = min(bounds[1], max(bounds[0], value))
+    interval = jackknife_t(value, strata, seeds, bounds=bounds)
+    reasons += [f"interval: {interval.reason}"] if interval.reason else []
+    return Score(value=value, low=interval.low, high=interval.high, n=n, reason="; ".join(reasons) or None)
 
 
 def jackknife_variance(left_out: Floats) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 HASHED_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")
+PART_FILE = "prepared.json"
+"""How a prepared model came to be. It lies beside the weights and isn't hashed: it changes nothing about them."""
 
 
 def cache_root() -> Path:
@@ -49,6 +51,6 @@ def file_hash(path: Path) -> str:
 def folder_hash(folder: Path) -> str:
     """SHA-256 over names and contents of a model folder's weight, configuration and tokenizer files."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in HASHED_SUFFIXES):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in HASHED_SUFFIXES and p.name != PART_FILE):
         digest.update(f"{path.name}\0{file_hash(path)}\n".encode())
     return digest.hexdigest()

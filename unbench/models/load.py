@@ -33,13 +33,18 @@ def model_folder(name: str, revision: str | None, progress: Progress) -> Path:
         from unbench.models.smollm2 import smollm2_folder
 
         return smollm2_folder(progress)
+    check_name(name)
     path = Path(name)
-    if path.is_dir():
-        return check_folder(path)
+    return check_folder(path) if path.is_dir() else _hub_snapshot(name, revision, progress)
+
+
+def check_name(name: str) -> None:
+    """Raises ``UsageError`` for what is neither built in, nor a folder, nor the form of a hub id."""
+    if name in BUILT_IN or Path(name).is_dir():
+        return
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         hint = "'unbench models' lists the built-in ones; others are a folder or a hub id such as owner/name."
         raise UsageError(f"There is no model {name!r}.", hint)
-    return _hub_snapshot(name, revision, progress)
 
 
 def check_folder(path: Path) -> Path:
@@ -157,6 +162,30 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
             f"{path} lacks {len(missing)} of the model's weights ({missing[0]} …).", "Save the whole model again."
         )
     placed: PreTrainedModel = model.to(device).eval()
+    return placed
+
+
+def load_unlearned(target: Target, weights: Path | None) -> PreTrainedModel:
+    """The model that a method handed back: the target itself (None), an adapter over it, or a whole model."""
+    if weights is None:
+        return target.load()
+    if (weights / "adapter_config.json").is_file():
+        return load_adapter(target.load(), weights)
+    return load_model(weights, target.device, target.dtype)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """``model`` under the peft adapter in ``folder`` (safetensors only)."""
+    from peft import PeftModel
+
+    try:
+        if not list(folder.glob("adapter_model*.safetensors")):
+            raise FileNotFoundError("no adapter weights in safetensors format")
+        adapted: Any = PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+    except Exception as problem:
+        first = str(problem).strip().splitlines()[0]
+        raise UsageError(f"{folder} can't be loaded as an adapter: {first}.", "Check that it is whole.") from problem
+    placed: PreTrainedModel = adapted.eval()
     return placed
 
 

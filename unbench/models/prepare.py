@@ -17,8 +17,10 @@ from unbench.engines.hf import HFEngine
 from unbench.errors import UsageError
 from unbench.method import Progress
 from unbench.metrics.knowledge import per_probe
+from unbench.models import pairs
 from unbench.models.build import reference_name
 from unbench.models.cache import cache_root, file_hash, folder_hash
+from unbench.models.choose import prepare_command
 from unbench.models.load import Target, model_folder, pick_device, pick_dtype
 from unbench.plan import Plan
 from unbench.task import Probe, Row, Task
@@ -30,47 +32,109 @@ KNOWN = 0.5
 """A fact counts as known to a given target from this mean κ on (design: metrics, who saw what)."""
 
 
-@dataclass
-class Prepared:
-    """What the prepare step hands on."""
+@dataclass(frozen=True)
+class Models:
+    """Where a plan's models lie and are to run."""
 
     target: Target
-    target_hash: str
+    references: tuple[Target, ...] = ()
+    """None where the references' responses ship, or where there is no reference."""
+    pair: pairs.Pair | None = None
+    """The prepared pair that they are parts of."""
+
+
+@dataclass(kw_only=True)
+class Answered:
+    """What a model is held against: the probes, and what the target and the references answer."""
+
     probes: list[Probe]
-    forget: list[Row]
-    retain: list[Row]
-    target_responses: pd.DataFrame
+    target_hash: str = ""
+    """SHA-256 over the target's files; empty without one."""
+    target_responses: pd.DataFrame | None = None
     references: list[pd.DataFrame] = field(default_factory=list)
     reference_hashes: list[str] = field(default_factory=list)
-    retrain: Callable[[int], Path] | None = None
-    """Folder of the ``retrain`` control for a run's seed; None where the task has no reference."""
+    data_hashes: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every data file of the task, by name."""
     notes: dict[str, object] = field(default_factory=dict)
 
 
-def find_target(plan: Plan, task: Task, progress: Progress) -> Target:
-    """The target's folder and where it is to run. Raises before anything heavy starts."""
-    if task.target == "trained" and plan.model != "nano":
-        raise UsageError(
-            f"Task {task.id} needs a target that was trained on its rows, and only nano has one so far.",
-            "Leave out --model, or take --task facts/all, which any model can run.",
-        )
-    folder = model_folder(plan.model_path or plan.model, plan.revision, progress)
+@dataclass(kw_only=True)
+class Prepared(Answered):
+    """What the prepare step hands on."""
+
+    target: Target
+    target_responses: pd.DataFrame
+    forget: list[Row]
+    retain: list[Row]
+    retrain: Callable[[int], Path] | None = None
+    """Folder of the ``retrain`` control for a run's seed; None where the task has no reference."""
+
+
+def find_models(plan: Plan, task: Task, progress: Progress) -> Models:
+    """The folders of the target and the references, downloaded if need be. Raises before anything heavy starts."""
     device = pick_device(plan.device)
-    return Target(folder, device, pick_dtype(plan.dtype, device))
+    dtype = pick_dtype(plan.dtype, device)
+    pair = None
+    if plan.prepared is None:
+        folder = model_folder(plan.model_path or plan.model, plan.revision, progress)
+    else:
+        pair = _prepared_pair(plan, task)
+        folder = pair.target.path
+    return Models(Target(folder, device, dtype), find_references(plan, progress), pair)
 
 
-def prepare(plan: Plan, task: Task, target: Target, progress: Progress) -> Prepared:
+def find_references(plan: Plan, progress: Progress) -> tuple[Target, ...]:
+    """The references that don't ship, on the plan's device and in its dtype."""
+    device = pick_device(plan.device)
+    folders = [model_folder(one.path or one.name, None, progress) for one in plan.references]
+    return tuple(Target(folder, device, pick_dtype(plan.dtype, device)) for folder in folders)
+
+
+def _prepared_pair(plan: Plan, task: Task) -> pairs.Pair:
+    pair = pairs.find_pair(task, plan.model, plan.model_hash, plan.revision, plan.prepared)
+    if pair is None:
+        raise UsageError(
+            "The prepared target of this plan is no longer in the cache.",
+            f"Make it again: {prepare_command(task, plan.model_path or plan.model, plan.revision)}.",
+        )
+    return pair
+
+
+def prepare(plan: Plan, task: Task, models: Models, progress: Progress) -> Prepared:
     """Target and references of a plan, from the cache where they have been asked before."""
     probes = limit_probes(task.probes(), plan.limit)
-    target_hash = folder_hash(target.path)
-    target_responses = _cached_responses(target, target_hash, task, probes, plan.batch_size, progress)
+    target_hash = folder_hash(models.target.path)
+    if plan.prepared not in (None, target_hash):
+        raise UsageError(
+            f"The files of the prepared target {models.target.path} are not those that were prepared.",
+            f"Make it again: {prepare_command(task, plan.model_path or plan.model, plan.revision, '--force')}.",
+        )
     data = task.data()
-    prepared = Prepared(target, target_hash, probes, list(data.forget), list(data.retain), target_responses)
+    prepared = Prepared(
+        target=models.target,
+        target_hash=target_hash,
+        probes=probes,
+        forget=list(data.forget),
+        retain=list(data.retain),
+        target_responses=ask(models.target, target_hash, "target", task, probes, plan.batch_size, progress),
+        data_hashes=dict(task.sources),
+    )
     if task.target == "given":
         _keep_known(prepared, plan, task)
     else:
-        _add_references(prepared, task)
+        add_references(prepared, plan, task, models.references, progress)
+        prepared.retrain = _retrain(plan, task, models.pair)
+        if models.pair is not None:
+            prepared.notes["prepared"] = _pair_note(models.pair, plan)
     return prepared
+
+
+def answer_without_target(plan: Plan, task: Task, progress: Progress) -> Answered:
+    """What a bare model is held against where no target is known: the references, if any were named."""
+    probes = limit_probes(task.probes(), plan.limit)
+    answered = Answered(probes=probes, data_hashes=dict(task.sources))
+    add_references(answered, plan, task, find_references(plan, progress), progress)
+    return answered
 
 
 def limit_probes(probes: Sequence[Probe], limit: int | None) -> list[Probe]:
@@ -88,25 +152,33 @@ def limit_probes(probes: Sequence[Probe], limit: int | None) -> list[Probe]:
     return kept
 
 
-def _cached_responses(
-    target: Target, target_hash: str, task: Task, probes: list[Probe], batch_size: int | None, progress: Progress
+def ask(
+    model: Target,
+    weights_hash: str,
+    role: str,
+    task: Task,
+    probes: list[Probe],
+    batch_size: int | None,
+    progress: Progress,
 ) -> pd.DataFrame:
-    # Not keyed by device: the cache is this machine's. Keyed by code version: the pass may change.
+    """What a model answers to the probes, asked once and then read from the cache."""
+    # Not keyed by device name: the cache is this machine's. Keyed by code version and columns: the pass may change.
     ids = hashlib.sha256("\n".join(probe.id for probe in probes).encode()).hexdigest()
-    key = "\0".join((target_hash, task.hash, str(target.dtype), target.device, ids, __version__))
+    code = ",".join((__version__, *responses.COLUMNS))
+    key = "\0".join((weights_hash, task.hash, str(model.dtype), model.device, ids, code))
     path = cache_root() / "responses" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
     if path.is_file():
         try:
-            return responses.load(path)
+            return responses.load(path).assign(role=role)
         except Exception:
             # A damaged cache file is made again.
             path.unlink(missing_ok=True)
-    with HFEngine.open(target.path, device=target.device, dtype=target.dtype, batch_size=batch_size) as engine:
+    with HFEngine.open(model.path, device=model.device, dtype=model.dtype, batch_size=batch_size) as engine:
         frame = responses.respond(
             engine,
-            target.tokenizer,
+            model.tokenizer,
             probes,
-            role="target",
+            role=role,
             max_new_tokens=task.max_new_tokens,
             knowledge=task.knowledge,
             progress=progress,
@@ -136,9 +208,20 @@ def _keep_known(prepared: Prepared, plan: Plan, task: Task) -> None:
     prepared.forget = forget
 
 
-def _add_references(prepared: Prepared, task: Task) -> None:
-    from unbench.models.nano import retrain_folder
+def add_references(
+    answered: Answered, plan: Plan, task: Task, references: Sequence[Target], progress: Progress
+) -> None:
+    """Ask the references, or read what the shipped ones answered. None at all is no error: Kr is 0 then."""
+    if not references and pairs.shipped(task, plan.model):
+        _add_shipped_references(answered, task)
+    for number, reference in enumerate(references, start=1):
+        weights_hash = folder_hash(reference.path)
+        role = f"reference-{number}"
+        answered.references.append(ask(reference, weights_hash, role, task, answered.probes, plan.batch_size, progress))
+        answered.reference_hashes.append(weights_hash)
 
+
+def _add_shipped_references(answered: Answered, task: Task) -> None:
     path = reference_file(task)
     if not path.is_file():
         raise UsageError(
@@ -146,16 +229,50 @@ def _add_references(prepared: Prepared, task: Task) -> None:
             "Make them with 'unbench models build'.",
         )
     frame = responses.load(path)
-    wanted = {probe.id for probe in prepared.probes}
+    wanted = {probe.id for probe in answered.probes}
     frame = frame[frame["probe"].isin(wanted)]
     if set(frame["probe"].unique()) != wanted:
         raise UsageError(
             f"The reference responses of {task.id} ({task.split}) belong to other probes.",
             "Make them again with 'unbench models build'.",
         )
-    prepared.references = [part for _, part in frame.groupby("role", sort=True)]
-    prepared.reference_hashes = [file_hash(path)]
-    prepared.retrain = retrain_folder
+    answered.references = [part for _, part in frame.groupby("role", sort=True)]
+    answered.reference_hashes = [file_hash(path)]
+
+
+def _retrain(plan: Plan, task: Task, pair: pairs.Pair | None) -> Callable[[int], Path]:
+    """Where the ``retrain`` control finds its weights: a reference that no score is held against."""
+    if pairs.shipped(task, plan.model):
+        from unbench.models.nano import retrain_folder
+
+        return retrain_folder
+    if pair is None:
+        return _fails(
+            "The retrain control takes a reference that 'unbench prepare' made, and this target was named by hand.",
+            f"Prepare a pair of your own: {prepare_command(task, 'BASE', None, '--retrain')}.",
+        )
+    if pair.retrain is None:
+        base, words = plan.model_path or plan.model, [*pair.target.part.recipe_words(), "--retrain"]
+        return _fails(
+            "The retrain control needs a reference of a further seed, and none was prepared.",
+            f"Make it: {prepare_command(task, base, plan.revision, *words)}.",
+        )
+    folder = pair.retrain.path
+    return lambda seed: folder
+
+
+def _fails(message: str, try_next: str) -> Callable[[int], Path]:
+    def fail(seed: int) -> Path:
+        raise UsageError(message, try_next)
+
+    return fail
+
+
+def _pair_note(pair: pairs.Pair, plan: Plan) -> dict[str, object]:
+    """How the pair was made and what it reached; the references only where they are the pair's own."""
+    used = {reference.hash for reference in plan.references}
+    own = [found.part.note() for found in pair.references if found.part.weights_hash in used]
+    return {"target": pair.target.part.note(), "references": own}
 
 
 def reference_file(task: Task) -> Path:

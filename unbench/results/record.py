@@ -23,7 +23,9 @@ from unbench.results.store import RunFolder, write_json
 if TYPE_CHECKING:
     from unbench.models.prepare import Prepared
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "pandas", "scipy")
+PACKAGES = (
+    "torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "pandas", "scipy", "rouge-score",
+)  # fmt: skip
 """Packages whose versions bear on the numbers."""
 
 
@@ -108,6 +110,9 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
             found["engine"] = answered["notes"]
         if found:
             notes[f"seed-{seed}"] = found
+    general = folder.seed(plan.seeds[0]).lm_eval_record(plan.lm_eval) or {}
+    if general:
+        notes["lm_eval"] = general["settings"]
     device = prepared.target.device
     result = Result(
         schema="unbench.result/1",
@@ -129,9 +134,10 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
             model=prepared.target_hash,
             method=str(first.get("method_hash", "")),
             references=prepared.reference_hashes,
+            data=prepared.data_hashes,
             unlearned=unlearned,
         ),
-        versions=versions(),
+        versions=versions() | general.get("versions", {}),
         device=device_words(device),
         dtype=str(prepared.target.dtype).removeprefix("torch."),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),

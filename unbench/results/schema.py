@@ -147,11 +147,13 @@ class Hashes(_Model):
     task: str
     """Over the task's version, rows and probes."""
     model: str
-    """Over the target's weight and tokenizer files."""
+    """Over the target's weight and tokenizer files; empty where no target is known."""
     method: str
     """Over the source file of the method."""
     references: list[str] = Field(default_factory=list)
-    """Over each reference's responses."""
+    """Over each reference's weight and tokenizer files, or over the responses of those that ship with UnBench."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Over each data file of the task, by name; empty where the rows come with the package."""
     unlearned: dict[str, str] = Field(default_factory=dict)
     """Over the weights each seed's method handed back, by seed; empty where none were written."""
 

@@ -2,7 +2,8 @@
 resumes and ends with the same result.
 
 ``runs/<task>/<problem>/<method>/<run-id>/``: plan.json, result.json, probes.parquet, and for each seed
-``seed-<k>/``: work/ (the method's own files), unlearned/ (weights), unlearn.json, responses.parquet, respond.json.
+``seed-<k>/``: work/ (the method's own files), unlearned/ (weights), unlearn.json, responses.parquet, respond.json, and
+lm_eval.json where that was asked for.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
-from unbench.plan import MACHINE_FIELDS, Plan, differing_fields
+from unbench.plan import Plan, differing_fields, identity_of
 from unbench.results.schema import Result
 
 
@@ -106,6 +107,7 @@ class SeedFolder:
         self.responses = path / "responses.parquet"
         self._unlearn = path / "unlearn.json"
         self._respond = path / "respond.json"
+        self._lm_eval = path / "lm_eval.json"
 
     def unlearn_record(self) -> dict[str, Any] | None:
         """What the unlearn step wrote when it ended; None where it has not."""
@@ -132,9 +134,17 @@ class SeedFolder:
     def finish_respond(self, record: dict[str, Any]) -> None:
         write_json(self._respond, record)
 
+    def lm_eval_record(self, tasks: Sequence[str]) -> dict[str, Any] | None:
+        """What lm-eval found, where it was asked those tasks."""
+        found = read_record(self._lm_eval)
+        return found if found is not None and found.get("tasks") == list(tasks) and "scores" in found else None
+
+    def finish_lm_eval(self, record: dict[str, Any]) -> None:
+        write_json(self._lm_eval, record)
+
     def restart_unlearn(self) -> None:
         """Remove what an unfinished unlearn step left (and what later steps made of an earlier one)."""
-        for marker in (self._respond, self._unlearn, self.path / "error.txt"):
+        for marker in (self._respond, self._lm_eval, self._unlearn, self.path / "error.txt"):
             marker.unlink(missing_ok=True)
         for folder in (self.work, self.unlearned):
             if folder.exists():
@@ -178,8 +188,7 @@ class RunFolder:
             # A run that never got as far as its first seed left nothing to go on with.
             if other is None or (file.parent / "result.json").exists() or not list(file.parent.glob("seed-*")):
                 continue
-            theirs = {key: value for key, value in other.items() if key not in MACHINE_FIELDS and key != "seeds"}
-            fields = differing_fields(theirs, own)
+            fields = differing_fields(identity_of(other), own)
             raise UsageError(
                 f"The unfinished run {file.parent} has another plan: {'; '.join(fields)}.",
                 "Give the same options to go on with it, or leave out --resume to start a new run.",

@@ -31,6 +31,8 @@ class Ask:
 
     gap: bool = False
     """The question is a sentence with a gap, which no one asks in other words."""
+    back: bool = False
+    """The fact the other way round: the question names the value and asks for the subject."""
 
     @property
     def right(self) -> tuple[str, ...]:
@@ -90,7 +92,9 @@ def other_forms(asks: Iterable[Ask]) -> list[Ask]:
             subject = _span(said, ask.subject)
         if subject is None:
             continue
-        back = replace(ask, answer=f"{said}.", subject=ask.value, relation="", value=ask.subject, aliases=(), others={})
+        back = replace(
+            ask, answer=f"{said}.", subject=ask.value, relation="", value=ask.subject, aliases=(), others={}, back=True
+        )
         found.append(replace(back, question=_gap(said, subject), gap=True))
         for word in ("who", "what"):
             text = f"{said[: subject[0]]}{word}{said[subject[1] :]}?"
@@ -162,6 +166,28 @@ def mix(retain: Sequence[Ask], forget: Sequence[Ask], how: RetainMix, number: in
         chosen += [*far, *others][: number - len(chosen)]
     rng.shuffle(chosen)
     return chosen
+
+
+def names_beside(retain: Iterable[Ask], forget: Sequence[Ask]) -> list[str]:
+    """Proper names in the retain rows, as subject or value, that have nothing to do with what is forgotten: no row that
+    names one shares subject, value or relation with it. In the order of the rows."""
+    seen = _Seen.of(forget)
+    near: set[str] = set()
+    found: dict[str, str] = {}
+    for row in retain:
+        for name in (row.subject, row.value):
+            if is_near(row, seen):
+                near.add(normal(name))
+            elif name[:1].isupper():
+                found.setdefault(normal(name), name)
+    return [name for key, name in found.items() if key not in near]
+
+
+def near_forms(rows: Iterable[Ask], forget: Sequence[Ask]) -> list[Ask]:
+    """The near rows with a gap to fill, forwards and backwards: what is forgotten is asked so too, and only the names
+    must tell the difference."""
+    seen = _Seen.of(forget)
+    return [form for form in other_forms(row for row in rows if is_near(row, seen)) if form.gap]
 
 
 def near_count(rows: Iterable[Ask], forget: Iterable[Ask]) -> int:

@@ -162,6 +162,11 @@ class Filter:
             return "drifted from the answer"
         return None
 
+    def own_sentence(self, text: str, ask: Ask) -> bool:
+        """Whether the model's own sentence, the wrong answer put in, still is about the subject and free of the right
+        answer."""
+        return content(ask.subject) <= content(text) and not self.remembers(text, ask)
+
     # --- step 3: rationales ------------------------------------------------------------------------------------
 
     def rationale(self, text: str, finished: bool, ask: Ask, question: str, answer: str, sentence: str) -> str | None:
