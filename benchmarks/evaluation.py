@@ -35,12 +35,14 @@ from unbench.models.cache import build_once, cache_root
 from unbench.models.load import load_model, load_tokenizer
 from unbench.models.smollm2 import smollm2_folder
 from unbench.responses import Answers, candidate_ids
-from unbench.task import Row
+from unbench.task import Message, Row
+from unbench.templates import answer_ids
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 CLOSE = 1e-5
 """Two log-probabilities (nats) that may be told apart either way."""
+BATCH = 32
 
 
 @dataclass
@@ -75,20 +77,23 @@ def main() -> None:
     model = load_model(folder, device, torch.float32)
     tokenizer = load_tokenizer(folder)
     lines: list[Line] = []
+    notes: list[str] = []
     for name in arguments.tasks:
-        lines += compare(name, model, tokenizer, arguments)
+        lines += compare(name, model, tokenizer, arguments, notes)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     words = f"{_machine(device)}; {parameters:.1f} M parameters, {model.config.vocab_size} tokens, float32"
     if not arguments.model:
         words += f" (Llama of {arguments.layers} layers and width {arguments.width}, {arguments.epochs} epochs of TOFU)"
-    text = "\n".join([words, "", *_table(lines)])
+    text = "\n".join([words + ".", "", *_table(lines), "", *notes])
     print(text)
     if arguments.markdown:
+        if arguments.limit:
+            sys.exit("A table of a few probes isn't kept: leave out --limit.")
         _write(text)
 
 
-def compare(name: str, model: Any, tokenizer: Any, arguments: argparse.Namespace) -> list[Line]:
-    """Both ways over one task: a line for scoring and one for generation."""
+def compare(name: str, model: Any, tokenizer: Any, arguments: argparse.Namespace, notes: list[str]) -> list[Line]:
+    """Both ways over one task: a line for scoring and one for generation; ``notes`` are told what was answered."""
     task = plugins.open_task(f"tofu/{name}", "report", arguments.data_dir)
     probes = task.probes()
     if arguments.limit:
@@ -126,8 +131,8 @@ def compare(name: str, model: Any, tokenizer: Any, arguments: argparse.Namespace
         print(f"{name}: the obvious way in {obvious_s:.1f} s", file=sys.stderr)
         lengths = [len(text.tokens) for text in texts]
         cut = sum(not text.finished for text in texts)
-        print(f"{name}: answers of {sum(lengths) / len(lengths):.0f} tokens on average, {cut} of {len(texts)} cut at "
-              f"{limit}", file=sys.stderr)  # fmt: skip
+        mean = sum(lengths) / len(lengths)
+        notes.append(f"{name}: {len(texts)} answers of {mean:.0f} tokens on average, {cut} of them cut at {limit}.")
         same = _same_texts(model, prompts, [text.tokens for text in texts], want)
         lines.append(Line(name, "generation", obvious_s, fused_s, tokens, counter.tokens, same))
     return lines
@@ -138,48 +143,73 @@ def small_model(arguments: argparse.Namespace) -> Path:
     name = f"llama-{arguments.layers}x{arguments.width}-{arguments.epochs}"
 
     def build(folder: Path) -> None:
-        from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
         tokenizer = load_tokenizer(smollm2_folder(_silent))
-        torch.manual_seed(0)
-        heads = max(1, arguments.width // 64)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=arguments.width, intermediate_size=3 * arguments.width,
-            num_hidden_layers=arguments.layers, num_attention_heads=heads, num_key_value_heads=heads,
-            max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        )  # fmt: skip
-        model = LlamaForCausalLM(config)
         data = plugins.open_task("tofu/forget10", "report", arguments.data_dir).data()
-        teach(model, tokenizer, [*data.forget, *data.retain], arguments.epochs)
-        model.generation_config = GenerationConfig(
-            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
-        )
+        model = taught(tokenizer, [*data.forget, *data.retain], arguments)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     return build_once(cache_root() / "benchmarks" / name, build)
 
 
-def teach(model: Any, tokenizer: Any, rows: Sequence[Row], epochs: int) -> None:
-    """Plain fine-tuning on the answers. The softmax goes over the tokens that occur and a random sample of the others,
-    which spares most of the output layer: the model is to end its answers, nothing more."""
-    from unbench.task import Message
-    from unbench.templates import answer_ids
+def taught(tokenizer: Any, rows: Sequence[Row], arguments: argparse.Namespace) -> Any:
+    """A Llama trained on the answers, so that it ends them; nothing more is asked of it.
 
+    It is trained with the tokens that occur and a thousand that stand for all others, which spares most of the output
+    layer's work, and then given the whole vocabulary.
+    """
     pairs = [answer_ids(tokenizer, [Message(role="user", content=row.question)], row.answer) for row in rows]
-    occurring = sorted({token for _, answer in pairs for token in answer})
-    others = sorted(set(range(model.config.vocab_size)) - set(occurring))
-    batches_a_epoch = -(-len(pairs) // 32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * batches_a_epoch)
     draw = random.Random(0)
+    occurring = sorted({token for prompt, answer in pairs for token in prompt + answer})
+    spare = draw.sample(sorted(set(range(len(tokenizer))) - set(occurring)), 1000)
+    place = {token: i for i, token in enumerate([*occurring, *spare])}
+    torch.manual_seed(0)
+    small = _llama(len(place), tokenizer, arguments)
+    _train(small, [([place[t] for t in prompt], [place[t] for t in answer]) for prompt, answer in pairs],
+           arguments.epochs, draw)  # fmt: skip
+    whole = _llama(len(tokenizer), tokenizer, arguments)
+    embedding = small.get_input_embeddings().weight.detach()
+    own = torch.tensor([place.get(token, place[draw.choice(spare)]) for token in range(len(tokenizer))])
+    rows_of_all = embedding[own]
+    # Without a difference between them tens of thousands of logits would be exactly equal, and their rounding add up.
+    unseen = torch.tensor([token not in place for token in range(len(tokenizer))])[:, None]
+    rows_of_all = rows_of_all + unseen * 0.2 * embedding.std() * torch.randn(rows_of_all.shape)
+    names = ["model.embed_tokens.weight", "lm_head.weight"]
+    whole.load_state_dict(small.state_dict() | dict.fromkeys(names, rows_of_all))
+    return whole
+
+
+def _llama(vocabulary: int, tokenizer: Any, arguments: argparse.Namespace) -> Any:
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    heads = max(1, arguments.width // 64)
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=arguments.width, intermediate_size=3 * arguments.width,
+        num_hidden_layers=arguments.layers, num_attention_heads=heads, num_key_value_heads=heads,
+        max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None, **special,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(**special)
+    return model
+
+
+def _train(model: Any, pairs: list[tuple[list[int], list[int]]], epochs: int, draw: random.Random) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    steps = epochs * -(-len(pairs) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     model.train()
     for epoch in range(epochs):
         draw.shuffle(pairs)
-        for start in range(0, len(pairs), 32):
-            classes = torch.tensor(occurring + draw.sample(others, 1000))
-            loss = _loss(model, pairs[start : start + 32], classes)
+        for start in range(0, len(pairs), BATCH):
+            batch = pairs[start : start + BATCH]
+            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p + a) for p, a in batch], batch_first=True)
+            answered = torch.zeros_like(ids, dtype=torch.bool)
+            for row, (prompt, answer) in enumerate(batch):
+                answered[row, len(prompt) : len(prompt) + len(answer)] = True
+            # Padding is on the right, where no answer sees it.
+            states = model.model(input_ids=ids).last_hidden_state[:, :-1][answered[:, 1:]]
+            loss = torch.nn.functional.cross_entropy(model.lm_head(states), ids[answered])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -187,21 +217,6 @@ def teach(model: Any, tokenizer: Any, rows: Sequence[Row], epochs: int) -> None:
             optimizer.zero_grad()
         print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.2f}", file=sys.stderr)
     model.eval()
-
-
-def _loss(model: Any, pairs: Sequence[tuple[list[int], list[int]]], classes: torch.Tensor) -> torch.Tensor:
-    length = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    ids = torch.zeros((len(pairs), length), dtype=torch.long)
-    wanted = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(pairs):
-        ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        wanted[row, len(prompt) : len(prompt) + len(answer)] = True
-    # Padding is on the right: no answer sees it.
-    states = model.model(input_ids=ids).last_hidden_state[:, :-1][wanted[:, 1:]]
-    place = torch.full((model.config.vocab_size,), -1)
-    place[classes] = torch.arange(len(classes))
-    logits = states @ model.lm_head.weight[classes].T
-    return torch.nn.functional.cross_entropy(logits, place[ids[wanted]])
 
 
 class _Counter:

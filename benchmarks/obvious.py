@@ -87,15 +87,16 @@ def _score_batch(model: Any, metric: str, places: list[Place], asked: Sequence[A
     logits = model(input_ids=ids, attention_mask=mask).logits.float()
     if metric == "memorisation":
         best = (logits.argmax(dim=-1) == following).cpu()
-    elif metric == "membership":
-        logp = logits.log_softmax(dim=-1)
+    else:
+        # logsumexp and not log_softmax, which adds up a large vocabulary less exactly in float32.
+        total = logits.logsumexp(dim=-1)
+        each = (logits.gather(-1, following[..., None])[..., 0] - total).cpu()
+    if metric == "membership":
+        logp = logits - total[..., None]
         p = logp.exp()
         mean = (p * logp).sum(dim=-1)
         variance = (p * (logp - mean[..., None]).square()).sum(dim=-1).cpu()
-        each, mean = logp.gather(-1, following[..., None])[..., 0].cpu(), mean.cpu()
-    else:
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
-        each = -loss.reshape(ids.shape).cpu()
+        mean = mean.cpu()
     for row, (place, (prompt, answer)) in enumerate(zip(places, pairs, strict=True)):
         span = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
         if metric == "memorisation":

@@ -299,10 +299,10 @@ def _usage_record(usage: Usage) -> dict[str, Any]:
 
 
 def _open_engine(prepared: Prepared, plan: Plan) -> AbstractContextManager[Engine]:
-    from unbench.engines.hf import HFEngine
+    from unbench.engines import open_engine
 
     target = prepared.target
-    return HFEngine.open(target.path, device=target.device, dtype=target.dtype, batch_size=plan.batch_size)
+    return open_engine(target.path, target.device, target.dtype, plan.batch_size)
 
 
 @contextmanager

@@ -154,6 +154,9 @@ def test_processes_serve_like_one_engine(folder: Path, tmp_path: Path, monkeypat
             assert many.generate(prompts(), Sampling(max_new_tokens=8)) == one.generate(
                 prompts(), Sampling(max_new_tokens=8)
             )
+        few = asked()[:3]
+        for got, want in zip(many.gradient_norms(few), one.gradient_norms(few), strict=True):
+            assert got == pytest.approx(want, rel=1e-4)
         with pytest.raises(UsageError, match="no weights"):
             worker.load(Unlearned(tmp_path))
         with pytest.raises(ValueError, match="empty continuation"):

@@ -215,10 +215,11 @@ class HFEngine:
         rows = self._batch_size or _most(MAX_ROWS, forward)
         batch: list[int] = []
         for i in order:
+            # ``order`` has the longest prompt first.
             if not batch and not forward.split:
-                # The prompts' logits are then made whole; the first prompt is the longest.
+                # The prompts' logits are then made whole.
                 rows = min(rows, max(1, TABLE_BYTES // (4 * forward.vocabulary * len(prompts[i]))))
-            if batch and (len(batch) >= rows or size([*batch, i]) > room):
+            if batch and (len(batch) >= rows or (len(batch) + 1) * size(batch[:1]) > room):
                 yield batch
                 batch = []
             batch.append(i)

@@ -68,7 +68,9 @@ class Forward:
         """(rows, width) → (rows, vocabulary) float32. The caller keeps rows within ``slice_rows``."""
         if not self.split:
             return states.float()
-        values: Tensor = self.model.get_output_embeddings()(states) * self._scale
+        values: Tensor = self.model.get_output_embeddings()(states)
+        if self._scale != 1:
+            values = values * self._scale
         if self._softcap is not None:
             values = torch.tanh(values / self._softcap) * self._softcap
         return values.float()

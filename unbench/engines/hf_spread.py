@@ -34,6 +34,8 @@ class Part(Protocol):
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[TokenScores]]: ...
 
+    def gradient_norms(self, requests: Sequence[ScoreRequest]) -> list[list[float]]: ...
+
     def load(self, unlearned: Unlearned) -> None: ...
 
     def close(self) -> None: ...
@@ -71,14 +73,13 @@ class SpreadEngine:
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[TokenScores]]:
         """As ``HFEngine.score``."""
         start = time.perf_counter()
-        costs = [len(request.prompt) + sum(map(len, request.continuations)) for request in requests]
-
-        def ask(part: Part, places: list[int]) -> list[list[TokenScores]]:
-            return part.score([requests[i] for i in places])
-
-        out = self._each([request.prompt for request in requests], costs, ask)
+        out = self._each_request(requests, lambda part, share: part.score(share))
         self.stats.score_s += time.perf_counter() - start
         return out
+
+    def gradient_norms(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """As ``HFEngine.gradient_norms``."""
+        return self._each_request(requests, lambda part, share: part.gradient_norms(share))
 
     def load(self, unlearned: Unlearned) -> None:
         """Swap the weights in place, on every device."""
@@ -96,6 +97,13 @@ class SpreadEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _each_request(
+        self, requests: Sequence[ScoreRequest], ask: Callable[[Part, list[ScoreRequest]], list[Answer]]
+    ) -> list[Answer]:
+        costs = [len(request.prompt) + sum(map(len, request.continuations)) for request in requests]
+        prompts = [request.prompt for request in requests]
+        return self._each(prompts, costs, lambda part, places: ask(part, [requests[i] for i in places]))
 
     def _each(
         self, prompts: Sequence[list[int]], costs: Sequence[int], ask: Callable[[Part, list[int]], list[Answer]]

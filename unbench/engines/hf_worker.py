@@ -62,6 +62,10 @@ class Worker:
         found = self._call("score", [asdict(request) for request in requests])
         return [[TokenScores(**one) for one in request] for request in found]
 
+    def gradient_norms(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        found: list[list[float]] = self._call("gradient_norms", [asdict(request) for request in requests])
+        return found
+
     def load(self, unlearned: Unlearned) -> None:
         self._call("load", None if unlearned.weights is None else str(Path(unlearned.weights).resolve()))
 
@@ -161,6 +165,8 @@ def _serve(engine: Any, name: str, *values: Any) -> Any:
         prompts, sampling, numbers = values
         sampling["stop"] = tuple(sampling["stop"])
         return [asdict(one) for one in engine.generate(prompts, Sampling(**sampling), numbers)]
+    if name == "gradient_norms":
+        return engine.gradient_norms([ScoreRequest(**request) for request in values[0]])
     if name == "score":
         found = engine.score([ScoreRequest(**request) for request in values[0]])
         return [[asdict(one) for one in request] for request in found]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unbench import __version__, responses
-from unbench.engines.hf import HFEngine
+from unbench.engines import open_engine
 from unbench.errors import UsageError
 from unbench.method import Progress
 from unbench.metrics.knowledge import per_probe
@@ -173,7 +173,7 @@ def ask(
         except Exception:
             # A damaged cache file is made again.
             path.unlink(missing_ok=True)
-    with HFEngine.open(model.path, device=model.device, dtype=model.dtype, batch_size=batch_size) as engine:
+    with open_engine(model.path, model.device, model.dtype, batch_size) as engine:
         frame = responses.respond(
             engine,
             model.tokenizer,
