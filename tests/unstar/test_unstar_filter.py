@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from unbench.unstar.compose import completion, in_own_words, put_in, span_in
 from unbench.unstar.config import UnSTARConfig
-from unbench.unstar.facts import Ask, other_forms
+from unbench.unstar.facts import Ask, with_gaps
 from unbench.unstar.filter import Filter, tidy_wrong
 from unbench.unstar.generate import familiar
 from unbench.unstar.words import clean, content, names, normal, sentences, split_sentences
@@ -254,25 +254,12 @@ def test_the_models_own_sentence(text: str, sentence: str | None) -> None:
     assert in_own_words(text, HARRY.right, "Oxford") == sentence
 
 
-def test_other_forms() -> None:
-    gap, back, who, what = other_forms([HARRY])
-    assert (gap.question, gap.value, gap.gap) == ("Fill in the blank: Harry Potter studied at ___.", "Hogwarts", True)
-    assert (back.question, back.gap) == ("Fill in the blank: ___ studied at Hogwarts.", True)
-    assert (who.question, what.question) == ("Who studied at Hogwarts?", "What studied at Hogwarts?")
-    for one in (back, what, who):
-        assert (one.fact, one.value, one.subject) == ("hogwarts", "Harry Potter", "Hogwarts")
-        assert one.key != HARRY.key  # it has a wrong answer of its own
-    japan = Ask("japan", "?", "The capital of Japan is Tokyo.", "Japan", "capital", "Tokyo")
-    forms = other_forms([japan])
-    assert [one.question for one in forms] == [
-        "Fill in the blank: The capital of Japan is ___.",
-        "Fill in the blank: Tokyo is the capital of ___.",
-        "Tokyo is the capital of who?",
-        "Tokyo is the capital of what?",
-    ]
-    assert {one.answer for one in forms} == {"The capital of Japan is Tokyo.", "Tokyo is the capital of Japan."}
-    # Nothing can be turned where the sentence doesn't name both, or names one inside the other.
-    assert other_forms([TOFU, Ask("n", "?", "Ron of Ron", "Ron", "r", "Ron of Ron")]) == []
+def test_gaps() -> None:
+    (gap,) = with_gaps([HARRY])
+    assert gap.question == "Fill in the blank: Harry Potter studied at ___."
+    assert (gap.gap, gap.key, gap.answer) == (True, HARRY.key, HARRY.answer)
+    # No gap where the sentence doesn't name both, or one inside the other.
+    assert with_gaps([TOFU, Ask("n", "?", "Ron of Ron", "Ron", "r", "Ron of Ron")]) == []
 
 
 def test_a_wrong_answer_in_the_rows_spelling() -> None:

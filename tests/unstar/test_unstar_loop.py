@@ -378,13 +378,14 @@ def test_own_words_carry_the_wrong_answer(world: World) -> None:
     assert not any(city in text for text in own for city in PEOPLE.values())
 
 
-def test_other_forms_are_asked_with_a_wrong_answer_of_their_own(world: World) -> None:
-    world.run(forms=True, rationale=False)
+def test_gaps_are_asked_trained_and_never_rephrased(world: World) -> None:
+    world.run(gaps=True, rationale=False)
     asked = {one.paraphrase for one in world.records if one.stage == "anti_sample" and one.role == "forget"}
     assert "Fill in the blank: Ada Vane lives in ___." in asked
-    # The scripted model can't be asked backwards: those forms are not known, so they are not trained.
-    assert "Who lives in Arvenmoor?" not in asked
     assert not any(one.question.startswith("Fill") for one in world.records if one.stage == "paraphrase")
+    # The neighbours' gaps lie beside, so that only the name tells.
+    beside = {row.messages[-1].content for row in world.trainings[0]["beside"]}
+    assert "Fill in the blank: Di Marsh lives in ___." in beside
 
 
 def test_by_likelihood_a_question_counts_until_the_wrong_answer_is_likelier(world: World) -> None:

@@ -88,10 +88,8 @@ class UnSTARConfig(MethodConfig):
         description="near: retain rows that share subject, value or relation with a forgotten fact; far: the others; "
         "mixed: both in equal parts (near alone did worse in a prototype)",
     )
-    forms: bool = Field(
-        False,
-        description="ask each fact as a gap to fill and the other way round too (___ studied at Hogwarts); "
-        "published: no",
+    gaps: bool = Field(
+        False, description="ask each fact, and what lies near, as a gap to fill too (studied at ___); published: no"
     )
     retain_per_forget: float = Field(8, gt=0, description="retain rows in the mix for each forgotten fact")
     retain_rationale: float = Field(

@@ -31,8 +31,6 @@ class Ask:
 
     gap: bool = False
     """The question is a sentence with a gap, which no one asks in other words."""
-    back: bool = False
-    """The fact the other way round: the question names the value and asks for the subject."""
 
     @property
     def right(self) -> tuple[str, ...]:
@@ -71,34 +69,17 @@ def candidates_of(*sets: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str
     return dict(found)
 
 
-def other_forms(asks: Iterable[Ask]) -> list[Ask]:
-    """Each fact in the forms that its answer sentence can be put into without a model: as a gap to fill, and the other
-    way round, where the value is given and the subject is asked for. Rows whose answer doesn't name both have none.
-
-    "Harry Potter studied at Hogwarts." gives "Fill in the blank: Harry Potter studied at ___.", "Fill in the blank: ___
-    studied at Hogwarts." and "Who studied at Hogwarts?"; "The capital of Japan is Tokyo." gives "Tokyo is the capital
-    of ___." and "Tokyo is the capital of what?". "Who" and "what" are both put; the model need not answer to both.
-    """
+def with_gaps(asks: Iterable[Ask]) -> list[Ask]:
+    """Each fact as a gap to fill: "Fill in the blank: Harry Potter studied at ___." Rows whose answer sentence doesn't
+    name subject and value apart have none."""
     found = []
     for ask in asks:
         said = ask.answer.rstrip(" .!")
         subject, value = _span(said, ask.subject), _span(said, ask.value)
         if subject is None or value is None or max(subject[0], value[0]) < min(subject[1], value[1]):
             continue
-        found.append(replace(ask, question=_gap(said, value), gap=True))
-        head, copula, tail = said.partition(" is ")
-        if copula and normal(tail) == normal(ask.value):
-            said = f"{tail[:1].upper()}{tail[1:]} is {head[:1].lower()}{head[1:]}"
-            subject = _span(said, ask.subject)
-        if subject is None:
-            continue
-        back = replace(
-            ask, answer=f"{said}.", subject=ask.value, relation="", value=ask.subject, aliases=(), others={}, back=True
-        )
-        found.append(replace(back, question=_gap(said, subject), gap=True))
-        for word in ("who", "what"):
-            text = f"{said[: subject[0]]}{word}{said[subject[1] :]}?"
-            found.append(replace(back, question=f"{text[:1].upper()}{text[1:]}"))
+        question = f"Fill in the blank: {said[: value[0]]}___{said[value[1] :]}."
+        found.append(replace(ask, question=question, gap=True))
     return found
 
 
@@ -106,10 +87,6 @@ def _span(text: str, part: str) -> tuple[int, int] | None:
     """Where ``part`` last stands in ``text`` as whole words, case ignored."""
     hits = list(re.finditer(rf"(?<!\w){re.escape(part)}(?!\w)", text, re.IGNORECASE)) if part else []
     return hits[-1].span() if hits else None
-
-
-def _gap(said: str, place: tuple[int, int]) -> str:
-    return f"Fill in the blank: {said[: place[0]]}___{said[place[1] :]}."
 
 
 def group(asks: Iterable[Ask]) -> dict[tuple[str, str], list[Ask]]:
@@ -168,26 +145,10 @@ def mix(retain: Sequence[Ask], forget: Sequence[Ask], how: RetainMix, number: in
     return chosen
 
 
-def names_beside(retain: Iterable[Ask], forget: Sequence[Ask]) -> list[str]:
-    """Proper names in the retain rows, as subject or value, that have nothing to do with what is forgotten: no row that
-    names one shares subject, value or relation with it. In the order of the rows."""
+def near_gaps(rows: Iterable[Ask], forget: Sequence[Ask]) -> list[Ask]:
+    """The near rows as gaps to fill: what is forgotten is asked so too, and only the names must tell the difference."""
     seen = _Seen.of(forget)
-    near: set[str] = set()
-    found: dict[str, str] = {}
-    for row in retain:
-        for name in (row.subject, row.value):
-            if is_near(row, seen):
-                near.add(normal(name))
-            elif name[:1].isupper():
-                found.setdefault(normal(name), name)
-    return [name for key, name in found.items() if key not in near]
-
-
-def near_forms(rows: Iterable[Ask], forget: Sequence[Ask]) -> list[Ask]:
-    """The near rows with a gap to fill, forwards and backwards: what is forgotten is asked so too, and only the names
-    must tell the difference."""
-    seen = _Seen.of(forget)
-    return [form for form in other_forms(row for row in rows if is_near(row, seen)) if form.gap]
+    return with_gaps(row for row in rows if is_near(row, seen))
 
 
 def near_count(rows: Iterable[Ask], forget: Iterable[Ask]) -> int:

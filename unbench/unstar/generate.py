@@ -148,19 +148,6 @@ class Author:
             found.append(dict(zip(counts, means, strict=True)))
         return found
 
-    def likeliest(self, ask: Ask, values: Sequence[str], number: int) -> list[str]:
-        """The ``number`` values that make the likeliest answer sentences to a question, by mean log-probability a
-        token."""
-        chat = [Message(role="user", content=ask.question)]
-        requests = []
-        for value in values:
-            prompt, continuation = answer_ids(self.tokenizer, chat, sentence_with(ask, value))
-            requests.append(ScoreRequest(prompt, [continuation]))
-        scores = self.engine.score(requests) if requests else []
-        means = [statistics.fmean(one[0].logprob) for one in scores]
-        best = sorted(range(len(values)), key=lambda i: (-means[i], i))[:number]
-        return [values[i] for i in best]
-
     def preference(self, asked: Sequence[tuple[str, str, str]]) -> list[float]:
         """For each (question, one answer, another): by how many nats, in total, the first is likelier."""
         requests = []

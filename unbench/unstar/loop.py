@@ -24,10 +24,9 @@ from unbench.unstar.facts import (
     candidates_of,
     group,
     mix,
-    names_beside,
     near_count,
-    near_forms,
-    other_forms,
+    near_gaps,
+    with_gaps,
 )
 from unbench.unstar.filter import Filter
 from unbench.unstar.generate import Author, Key, Order, Wanted, borrow_wrong, choose_wrong, sentence_with
@@ -36,10 +35,6 @@ from unbench.unstar.words import normal
 
 if TYPE_CHECKING:
     from unbench.training.batch import TrainRow
-
-
-WRONG_SUBJECTS = 8
-"""Wrong answers to a fact asked the other way round; each of its questions takes one of them."""
 
 
 class UnSTAR(Method):
@@ -158,8 +153,8 @@ class _Run:
         rows."""
         if self.config.embedding_model is None:
             self.notes["cosine"] = "off: no embedding_model; string ratio, content words and aliases decide"
-        if self.config.forms:
-            self.forget = [*self.forget, *other_forms(self.forget)]
+        if self.config.gaps:
+            self.forget = [*self.forget, *with_gaps(self.forget)]
             self.facts = group(self.forget)
         for ask in self.forget:
             self._texts.add((ask.key, normal(ask.question)))
@@ -198,7 +193,7 @@ class _Run:
     def _find_wrong_answers(self) -> None:
         """Samples, at a rising temperature for facts that get none; what is left without borrows one of another fact of
         its relation, or is left alone and named in the notes."""
-        config, first = self.config, [asks[0] for asks in self.facts.values() if not asks[0].back]
+        config, first = self.config, [asks[0] for asks in self.facts.values()]
         votes: dict[Key, Counter[str]] = {ask.key: Counter() for ask in first}
         for level in range(config.levels + 1):
             missing = [ask for ask in first if not votes[ask.key]]
@@ -215,29 +210,16 @@ class _Run:
         chosen = choose_wrong(usable, self.author.likelihood(usable))
         for ask, one in zip(first, chosen, strict=True):
             self.wrong[ask.key] = [one] if one and config.wrong_answers == "consistent" else list(votes[ask.key])
-        self._find_wrong_subjects()
         skipped = [ask.fact for ask in first if not self.wrong[ask.key]]
         self.notes |= {"wrong_answer_borrowed": borrowed, "skipped_no_wrong_answer": skipped}
-
-    def _find_wrong_subjects(self) -> None:
-        """For facts asked the other way round: the names in the retain rows that the model itself finds likeliest. A
-        small model can't write another subject (it invents one, or says the right one again), and a single one would
-        often be right too."""
-        names = names_beside(self.retain, self.forget)
-        for key, asks in self.facts.items():
-            if not asks[0].back:
-                continue
-            ask = next(ask for ask in asks if not ask.gap)
-            fitting = [name for name in names if self.author.filter.wrong_answer(name, ask) is None]
-            self.wrong[key] = self.author.likeliest(ask, fitting, WRONG_SUBJECTS)
 
     def _retain_rows(self, chosen: Sequence[Ask], reasoned: Sequence[Ask], written: Sequence[Sequence[str]]) -> None:
         """The rows that are trained beside: the chosen ones as they are, and for a share of them the model's own
         paraphrase with the right answer and a right rationale."""
         from unbench.training.batch import TrainRow
 
-        forms = near_forms(chosen, self.forget) if self.config.forms else []
-        self.beside = [TrainRow.ask(ask.question, ask.answer) for ask in (*chosen, *forms)]
+        gaps = near_gaps(chosen, self.forget) if self.config.gaps else []
+        self.beside = [TrainRow.ask(ask.question, ask.answer) for ask in (*chosen, *gaps)]
         wanted = [
             Wanted(ask, texts[0], ask.value or ask.answer, ask.answer, "retain")
             for ask, texts in zip(reasoned, written, strict=True)
