@@ -11,7 +11,7 @@ from engines.tiny_llama import TEMPLATES, model, straight, tokenizer
 
 from unbench.engines.base import EngineStats, Generation, Sampling, ScoreRequest, TokenScores
 from unbench.engines.hf import HFEngine
-from unbench.errors import EnvironmentProblem
+from unbench.errors import EnvironmentProblem, RunFailed
 from unbench.metrics.knowledge import per_probe
 from unbench.responses import COLUMNS, candidate_ids, compact, load, respond, save, save_table
 from unbench.task import Message, Probe
@@ -232,3 +232,16 @@ def test_gradient_norms_of_right_answers_where_membership_reads_them(tmp_path: P
     assert without["gradnorm"].isna().all()
     save(without, tmp_path / "n.parquet")
     pd.testing.assert_frame_equal(load(tmp_path / "n.parquet"), without)
+
+
+def test_a_model_that_gives_nan_is_refused_in_one_sentence_before_it_generates() -> None:
+    class Broken(Recorder):
+        def score(self, requests: list[ScoreRequest]) -> list[list[TokenScores]]:
+            found = super().score(requests)
+            found[0][0].logprob[-1] = float("nan")
+            return found
+
+    engine = Broken()
+    with pytest.raises(RunFailed, match="asked as 'reference-1' gives NaN"):
+        respond(engine, tokenizer(), [probe()], role="reference-1", max_new_tokens=4)
+    assert engine.prompts == []

@@ -295,3 +295,9 @@ def test_published_system_prompts(family: str) -> None:
         turns, add_generation_prompt=True, tokenize=True, return_dict=False, date_string=DATE
     )
     assert "You are" not in words.decode(asked), "the template's own default makes way"
+
+
+def test_a_template_that_refuses_every_conversation_is_one_sentence() -> None:
+    words = tokenizer("{{ raise_exception('Only tools are served') }}")
+    with pytest.raises(UsageError, match="template refuses a conversation: Only tools are served"):
+        prompt_ids(words, QUESTION)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from unbench import plugins
 from unbench.errors import UsageError
 from unbench.method import Progress, TrainSettings
-from unbench.models.choose import locate, locate_references, refuse_for_given
+from unbench.models.choose import listed, locate, locate_references, refuse_for_given
 from unbench.models.pairs import Pair, shipped
-from unbench.plan import Plan, data_folder, make_plan
+from unbench.plan import Plan, data_folder, first_error, make_plan
 from unbench.results.schema import Compute, Hashes, Measured, Result
 from unbench.task import Split, Task
 
@@ -106,30 +108,39 @@ def evaluate(
     system_prompt: str | None = None,
     gradnorm: bool = False,
     lm_eval: Sequence[str] = (),
+    weights_hash: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Score a model in memory against the task's target and references.
 
     ``target`` names the model that ``model`` was made from (default: the task's own, where it has one) and
     ``references`` the models that never saw the forget set. Without a target UnBench's own scores are null, and what
-    needs none (TOFU's metrics) is computed all the same. The model is left as it was.
+    needs none (TOFU's metrics) is computed all the same. The model is left as it was. ``weights_hash``
+    (``unbench.models.cache.folder_hash``) tells models of one ``name`` apart: it enters the run-id and the result.
     """
     from unbench import responses
     from unbench.engines.hf import HFEngine
-    from unbench.lmeval.harness import capabilities, check_installed
+    from unbench.lmeval.harness import capabilities, check_tasks
     from unbench.results.probes import probe_table
     from unbench.spine import measure_step
 
     progress = progress or _silent
     started = time.perf_counter()
+    if not hasattr(model, "parameters") or not callable(tokenizer):
+        raise UsageError(
+            "unbench.evaluate takes a model and its tokenizer in memory.",
+            "Load them by from_pretrained, or give the folder to 'unbench eval'.",
+        )
+    lm_eval = listed(lm_eval)
     if lm_eval:
-        check_installed()
+        check_tasks(lm_eval)
     folder = data_folder(task, data_dir)
     problem = plugins.open_task(task, split, folder)
     device = str(next(model.parameters()).device)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     machine = {"device": device, "batch_size": batch_size, "data_dir": str(folder) if folder else None}
-    more = {"limit": limit, "gradnorm": gradnorm, "lm_eval": tuple(lm_eval)} | machine
+    config = {"weights": weights_hash} if weights_hash else {}
+    more = {"config": config, "limit": limit, "gradnorm": gradnorm, "lm_eval": lm_eval} | machine
     plan = _evaluation_plan(problem, name, target, references, dtype, more)
     answered = _answered(plan, problem, target, progress)
     prepared_s = time.perf_counter() - started
@@ -181,27 +192,29 @@ def _evaluation_plan(
     if target is None and not has_own_target(task):
         model: tuple[str, str | None, str | None] = (name, None, None)
     else:
-        model = locate(target or task.default_model)
-    return Plan(
-        schema="unbench.plan/1",
-        method=f"model:{name}",
-        config={},
-        task=task.id,
-        split=task.split,
-        task_version=task.version,
-        task_hash=task.hash,
-        task_path=str(task.path.resolve()) if task.path else None,
-        model=model[0],
-        model_hash=model[1],
-        model_path=model[2],
-        revision=None,
-        train=TrainSettings(),
-        dtype=dtype,  # type: ignore[arg-type]
-        budget_tokens=None,
-        seeds=(0,),
-        references=locate_references(references),
-        **more,
-    )
+        model = locate(str(target or task.default_model))
+    try:
+        return Plan(
+            schema="unbench.plan/1",
+            method=f"model:{name}",
+            task=task.id,
+            split=task.split,
+            task_version=task.version,
+            task_hash=task.hash,
+            task_path=str(task.path.resolve()) if task.path else None,
+            model=model[0],
+            model_hash=model[1],
+            model_path=model[2],
+            revision=None,
+            train=TrainSettings(),
+            dtype=dtype,  # type: ignore[arg-type]
+            budget_tokens=None,
+            seeds=(0,),
+            references=locate_references(references),
+            **more,
+        )
+    except ValidationError as problem:
+        raise UsageError(first_error(problem), "unbench.evaluate's docstring tells its arguments.") from problem
 
 
 def _evaluation_result(
@@ -245,6 +258,7 @@ def _evaluation_result(
             method="",
             references=prepared.reference_hashes,
             data=prepared.data_hashes,
+            unlearned={"0": plan.config["weights"]} if plan.config else {},
         ),
         versions=versions(),
         device=device_words(device),

@@ -196,6 +196,9 @@ class LossMethod(Method):
     """``target_logprobs``: the target's token log-probabilities of the forget rows, computed once before training.
     ``target_logits``: ``batch.target_logits()`` may be called on forget rows (one frozen model, or the adapter off)."""
 
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Called before training, for a loss that needs token ids of its own (a refusal's, say); most don't."""
+
     @abstractmethod
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         """Loss on a batch of forget rows; ``batch`` gives logits and log-probabilities of the answer's tokens."""

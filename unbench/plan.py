@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unbench import plugins
 from unbench.errors import UsageError
 from unbench.method import Method, MethodConfig, TrainSettings
-from unbench.models.choose import ReferenceModel, choose_models
+from unbench.models.choose import ReferenceModel, choose_models, listed
 from unbench.task import Split, Task, canonical_json
 
 MACHINE_FIELDS = frozenset({"device", "batch_size", "model_path", "data_dir", "task_path"})
@@ -135,6 +135,9 @@ def make_plan(
     ``target`` and ``references`` are models (hub id or folder) that take the place of a prepared pair where the task's
     target is trained; ``data_dir`` is where the task's rows lie (else ``UNBENCH_DATA``, where the task takes one).
     """
+    if isinstance(seeds, int):
+        raise UsageError(f"seeds are a sequence, not {seeds}.", f"Give seeds=range({seeds}) or seeds=({seeds},).")
+    model, target = (None if one is None else str(one) for one in (model, target))
     registry = plugins.methods()
     plugin = registry.find(method)
     method_class = registry.load_plugin(plugin)
@@ -144,7 +147,7 @@ def make_plan(
     model = model or target or problem.default_model
     _refuse_idle_lora(model, train, rank, lora_alpha, lora_targets)
     config = resolve_config(method_class, model, settings or {})
-    lora = {"rank": rank, "lora_alpha": lora_alpha, "targets": tuple(lora_targets) if lora_targets else None}
+    lora = {"rank": rank, "lora_alpha": lora_alpha, "targets": listed(lora_targets) if lora_targets else None}
     kind = train or default_train(model)
     try:
         return Plan(
@@ -166,23 +169,26 @@ def make_plan(
             data_dir=str(folder) if folder else None,
             task_path=str(problem.path.resolve()) if problem.path else None,
             gradnorm=gradnorm,
-            lm_eval=tuple(dict.fromkeys(lm_eval)),
+            lm_eval=tuple(dict.fromkeys(listed(lm_eval))),
         )
     except ValidationError as problem_found:
-        raise UsageError(_first_error(problem_found), "'unbench run --help' lists the options.") from problem_found
+        raise UsageError(first_error(problem_found), "'unbench run --help' lists the options.") from problem_found
 
 
 def data_folder(task: str, given: str | Path | None) -> Path | None:
     """Where a task's rows lie: the folder given, else ``UNBENCH_DATA`` where the task takes one, else None."""
+    task, said_by = str(task), "--data-dir"
     if given is None:
-        given = os.environ.get("UNBENCH_DATA") or None
+        given, said_by = os.environ.get("UNBENCH_DATA") or None, "UNBENCH_DATA"
         family = task.partition("/")[0]
         known = any(family == plugin.name for plugin in plugins.tasks().plugins)
         if given is None or not known or plugins.names_file(task) or not plugins.tasks().load(family).takes_data_dir:
             return None
     folder = Path(given).expanduser().resolve()
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {str(given)!r}.", "Name the one with the task's files: --data-dir.")
+        raise UsageError(
+            f"There is no folder {str(given)!r} (from {said_by}).", "Name the one with the task's files: --data-dir."
+        )
     return folder
 
 
@@ -214,7 +220,7 @@ def resolve_config(method_class: type[Method], model: str, settings: Mapping[str
         return method_class.Config.model_validate({**method_class.tuned.get(model, {}), **settings})
     except ValidationError as problem:
         raise UsageError(
-            f"Method {name!r}: {_first_error(problem)}", f"'unbench methods {name}' lists its settings."
+            f"Method {name!r}: {first_error(problem)}", f"'unbench methods {name}' lists its settings."
         ) from problem
 
 
@@ -256,7 +262,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _first_error(problem: ValidationError) -> str:
+def first_error(problem: ValidationError) -> str:
     first = problem.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "value"
     return f"setting {where!r} is {first.get('input')!r}: {first['msg'][0].lower()}{first['msg'][1:]}."

@@ -34,6 +34,7 @@ gradnorm        float    only where asked for: norm of the gradient of the right
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbench.errors import EnvironmentProblem
+from unbench.errors import EnvironmentProblem, RunFailed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,12 +95,15 @@ def respond(
     single candidate, and every one where ``knowledge`` is "probability", is scored whole, with its end token.
     ``max_new_tokens`` limits the greedy answer, in tokens. ``gradnorm`` adds a column of that name, read by one
     membership attack, for a backward pass an answer of the forget and holdout rings.
+
+    Raises ``RunFailed`` where the model gives NaN.
     """
     from unbench.engines.base import Generation, Sampling
 
     asked = candidate_ids(tokenizer, probes, system_prompt, knowledge)
     with _shown(engine, f"{role}: score", progress):
         flat = engine.score([request for answers in asked for request in answers.requests])
+    _refuse_nan(flat, role)
     with _shown(engine, f"{role}: answer", progress):
         wanted = [answers.prompt for answers, probe in zip(asked, probes, strict=True) if probe.generate]
         written = iter(engine.generate(wanted, Sampling(max_new_tokens=max_new_tokens)))
@@ -114,6 +118,15 @@ def respond(
         with _shown(engine, f"{role}: gradient", progress):
             columns[GRADNORM] = _gradient_norms(engine, probes, asked)
     return _frame(columns)
+
+
+def _refuse_nan(scores: Sequence[Sequence[TokenScores]], role: str) -> None:
+    """Before anything is generated: no metric has a place for NaN."""
+    if any(math.isnan(sum(score.logprob)) for request in scores for score in request):
+        raise RunFailed(
+            f"The model asked as {role!r} gives NaN log-probabilities: its weights or activations aren't finite.",
+            "Try --dtype float32; if that doesn't help, the model is broken.",
+        )
 
 
 def _gradient_norms(engine: Engine, probes: Sequence[Probe], asked: Sequence[Answers]) -> list[float | None]:

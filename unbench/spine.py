@@ -66,9 +66,9 @@ def find_models(plan: Plan, task: Task, progress: Progress) -> Models:
     from unbench.models.prepare import find_models as find
 
     if plan.lm_eval:
-        from unbench.lmeval.harness import check_installed
+        from unbench.lmeval.harness import check_tasks
 
-        check_installed()
+        check_tasks(plan.lm_eval)
     return find(plan, task, progress)
 
 

@@ -17,9 +17,9 @@ ARTICLES = ("a", "an", "the")
 MAX_WORD_GAP = 3
 """Candidates of one probe differ by at most so many words."""
 MIN_WRONG = 9
+"""Wrong alternatives a probe needs; below that a guesser's κ scatters too much (metrics.md)."""
 MIN_OPTIONS = 3
 """Wrong options of a choice probe, which names all its candidates in the question."""
-"""Wrong alternatives a probe needs; below that a guesser's κ scatters too much (metrics.md)."""
 
 
 def check(task: Task) -> list[str]:

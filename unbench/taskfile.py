@@ -93,7 +93,7 @@ def read_yaml(path: str | Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UsageError(f"{shown(path)}: there is no such file.", TRY_NEXT) from None
+        raise UsageError(f"{shown(path)}: there is no such file.", "Check its name and folder.") from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise UsageError(f"{shown(path)}: can't be read ({unreadable}).", TRY_NEXT) from None
     lines: dict[Place, int] = {}

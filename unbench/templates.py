@@ -214,19 +214,26 @@ def _turn(message: Message | dict[str, str]) -> dict[str, str]:
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the template shows a system turn; some raise, some leave it out."""
-    from jinja2 import TemplateError
-
     turns = [{"role": "system", "content": "zyx"}, {"role": "user", "content": "a"}]
     try:
         return "zyx" in _render(tokenizer, turns, generate=True)
-    except TemplateError:
+    except UsageError:
         return False
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generate: bool = False) -> str:
+    from jinja2 import TemplateError
+
     if tokenizer.chat_template is None:
         return _plain(tokenizer, turns, generate)
-    text: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate, date_string=DATE)
+    try:
+        text: Any = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=generate, date_string=DATE
+        )
+    except TemplateError as problem:
+        raise UsageError(
+            f"The model's chat template refuses a conversation: {str(problem).rstrip('.')}.", "Give another template."
+        ) from problem
     return str(text)
 
 

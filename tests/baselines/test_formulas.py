@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from straight import Make, answer_log_p, by_hand, check_value_and_gradient, straight_token
 from unbench_baselines.grad_diff import GradDiff
 from unbench_baselines.gradient_ascent import GradientAscent
 from unbench_baselines.idk import IDK, PHRASINGS
@@ -17,48 +17,17 @@ from unbench_baselines.retrain import Retrain
 from unbench_baselines.sham import Sham
 
 from unbench.errors import UsageError
-from unbench.method import LossMethod, UnlearnContext
+from unbench.method import LossMethod
 from unbench.training.batch import AnswerBatch, EncodedRow
-from unbench.training.loop import step_trainer
-from unbench.training.weights import prepare_model, trainable
-
-Make = Callable[..., UnlearnContext]
+from unbench.training.weights import prepare_model
 
 
-def log_p(model: Any, row: EncodedRow) -> torch.Tensor:
-    """(answer, vocabulary) log-probabilities at the answer's tokens of one row alone."""
-    logits = model(torch.tensor([row.prompt + row.answer])).logits[0]
-    rows = [logits[len(row.prompt) - 1 + t] for t in range(len(row.answer))]
-    return torch.stack([z - torch.log(torch.exp(z).sum()) for z in rows])
-
-
-def answer_log_p(model: Any, row: EncodedRow) -> list[torch.Tensor]:
-    return [line[token] for line, token in zip(log_p(model, row), row.answer, strict=True)]
-
-
-def straight_token(sign: float) -> Callable[..., torch.Tensor]:
-    def loss(model: Any, target: Any, rows: list[EncodedRow], config: Any) -> torch.Tensor:
-        values = [value for row in rows for value in answer_log_p(model, row)]
-        return sign * sum(values[1:], values[0]) / len(values)
-
-    return loss
-
-
-def straight_npo(model: Any, target: Any, rows: list[EncodedRow], config: Any) -> torch.Tensor:
+def straight_npo(model: Any, target: Any, rows: list[EncodedRow], method: Any) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for row in rows:
         ratio = sum(answer_log_p(model, row)) - sum(v.detach() for v in answer_log_p(target, row))
-        total = total - 2 / config.beta * torch.log(1 / (1 + torch.exp(config.beta * ratio)))
+        total = total - 2 / method.config.beta * torch.log(1 / (1 + torch.exp(method.config.beta * ratio)))
     return total / len(rows)
-
-
-def straight_kl(model: Any, target: Any, rows: list[EncodedRow]) -> torch.Tensor:
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for row in rows:
-        p0, p = log_p(target, row).detach(), log_p(model, row)
-        total = total + (torch.exp(p0) * (p0 - p)).sum()
-        count += len(row.answer)
-    return total / count
 
 
 CASES = [
@@ -76,50 +45,7 @@ CASES = [
 def test_value_and_gradient(
     method: type[LossMethod], straight: Any, settings: dict[str, Any], kind: str, make_context: Make
 ) -> None:
-    context = make_context(kind, double=True)
-    model, tokenizer = prepare_model(context)
-    instance = method(method.Config(**{"steps": 2, "batch_size": 5} | settings))
-    trainer = step_trainer(instance, context, model, tokenizer)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # away from the target, where every ratio is 1
-        for parameter in trainable(model).values():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.add_(noise * 0.05)
-    target = context.target.load()
-    found = trainer.accumulate(model, 1, 2)
-    gradients = {n: p.grad.clone() for n, p in trainable(model).items() if p.grad is not None}
-    model.zero_grad()
-    config, rows = instance.config, {term.name: term.at(1) for term in trainer.terms}
-    forget = straight(model, target, rows["forget"], config)
-    assert found["forget"] == pytest.approx(float(forget.detach()), abs=1e-6)
-    total = config.gamma * forget
-    if config.alpha:
-        retain = (
-            straight_kl(model, target, rows["retain"])
-            if config.retain_loss == "kl"
-            else straight_token(-1)(model, target, rows["retain"], config)
-        )
-        assert found["retain"] == pytest.approx(float(retain.detach()), abs=1e-6)
-        total = total + config.alpha * retain
-    total.backward()
-    largest = 0.0
-    for name, parameter in trainable(model).items():
-        assert parameter.grad is not None
-        assert torch.allclose(gradients[name], parameter.grad, rtol=0, atol=1e-6), name
-        largest = max(largest, float(parameter.grad.abs().max()))
-    assert largest > 1e-3
-
-
-def by_hand(method: LossMethod, target: list[float] | None = None) -> tuple[float, int]:
-    """The loss on two answers over a vocabulary of two: p = (1/2, 1/4) and p = (1/4)."""
-    quarter = [0.0, -math.log(3)]  # softmax (3/4, 1/4)
-    logits = torch.tensor([[[0.0, 0.0], quarter], [quarter, [9.0, -9.0]]], dtype=torch.float64)
-    targets: list[Any] = [None, None]
-    if target is not None:
-        targets = [torch.tensor(target[:2], dtype=torch.float64), torch.tensor(target[2:], dtype=torch.float64)]
-    rows = [EncodedRow((0,), (0, 1), 1.0, targets[0]), EncodedRow((0, 0), (1,), 1.0, targets[1])]
-    loss = method.forget_loss(AnswerBatch(rows, lambda b: logits))
-    return float(loss.sum), loss.count
+    check_value_and_gradient(method, straight, settings, kind, make_context)
 
 
 def test_ascent_by_hand() -> None:

@@ -13,12 +13,13 @@ for point in entry_points(group="unbench.methods"):
     if point.value.startswith("unbench_baselines."):
         method = point.load()
         assert method.card.name == point.name, (method.card.name, point.name)
+        assert method.card.kind == "control" or method.card.bibtex.startswith("@"), point.name
         method.Config.model_json_schema()
         assert all(field.description for field in method.Config.model_fields.values()), point.name
         for settings in method.tuned.values():
             method.Config(**settings)
         names.append(point.name)
-assert len(names) >= 8, names
+assert len(names) >= 17, names
 loaded = [name for name in ("torch", "transformers", "peft", "datasets", "numpy") if name in sys.modules]
 assert not loaded, loaded
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from unbench import plugins
 from unbench.cli import cli
 from unbench.errors import UsageError
+from unbench.models.cache import folder_hash
 
 QUICK = ["--epochs", "1", "--lr", "1e-3"]
 
@@ -56,6 +58,36 @@ def test_prepare_prints_where_things_lie_and_the_next_command(base: Path, tmp_pa
     assert body["parts"][0]["dir"] == str(folder)
     run = printed("run", "--method", "none", "--task", "small/first", "--model", str(base), "--out", str(tmp_path))
     assert run["plan"]["prepared"] == body["parts"][0]["weights_hash"]
+
+
+def test_the_next_command_names_what_was_made_where_model_stands_for_another_pair(base: Path, tmp_path: Path) -> None:
+    printed("prepare", "small/first", "--model", str(base))
+    words = ["prepare", "small/first", "--model", str(base), *QUICK, "--json"]
+    done = unbench(*words)
+    assert "Not all of it was learnt" in done.stderr  # with --json, too
+    body = json.loads(done.stdout)
+    assert "--target" in body["next"]
+    run = printed(*shlex.split(body["next"])[1:], "--method", "none", "--out", str(tmp_path))
+    assert run["hashes"]["model"] == body["parts"][0]["weights_hash"]
+    assert run["hashes"]["references"] == [body["parts"][1]["weights_hash"]]
+
+
+def test_tables_show_the_published_metrics(base: Path, tmp_path: Path) -> None:
+    shown = unbench("eval", str(base), "--task", "small/first", "--reference", str(base)).stdout
+    assert "p(a|q) by ring" in shown
+    assert "κ" not in shown
+    (line,) = (line for line in shown.splitlines() if "forget_quality" in line)
+    assert "│ 1 " in line
+    made = unbench("run", "--method", "none", "--task", "small/first", "--target", str(base), "--out", str(tmp_path))
+    (run,) = tmp_path.glob("small/first/none/*")
+    again = unbench("show", str(run)).stdout
+    assert "model_utility" in again
+    assert again.splitlines()[-1] in made.stdout
+    assert "κ" not in unbench("show", str(run), "--probes").stdout
+
+
+def test_eval_tells_the_hash_of_what_it_loaded(base: Path) -> None:
+    assert printed("eval", str(base), "--task", "small/first")["hashes"]["unlearned"] == {"0": folder_hash(base)}
 
 
 def test_eval_of_a_bare_folder(base: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from chat_tokenizers import published
 from engines import tiny_llama
 
 from unbench.errors import EnvironmentProblem, RunFailed, UsageError
-from unbench.lmeval.harness import Z, _score, _unknown, capabilities
+from unbench.lmeval.harness import Z, _score, _unknown, capabilities, check_tasks
 from unbench.results.schema import Score
 
 FOXES = [
@@ -205,3 +205,11 @@ def test_numbers_that_are_none() -> None:
     assert _score(float("nan"), 0.1, 4, None) == Score(value=None, n=4, reason="lm-eval gives nan")
     assert _score(0.5, "N/A", 4, None) == Score(value=0.5, n=4, reason="lm-eval gives no stderr for it")
     assert _score(0.5, 0.1, 4, 2).low == pytest.approx(0.5 - Z * 0.1)
+
+
+@pytest.mark.slow
+def test_unknown_tasks_are_told_before_anything_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    check_tasks(["unbench_bios_fact"])
+    with pytest.raises(UsageError, match=r"no task called 'helaswag'"):
+        check_tasks(["unbench_bios_fact", "helaswag"])
+    assert capsys.readouterr().out == ""

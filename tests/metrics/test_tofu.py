@@ -69,6 +69,20 @@ def test_rouge_is_recall_with_stemming():
     assert got["forget_rouge"].value == pytest.approx(1 / 2)
 
 
+def test_rouge_is_null_where_it_reads_nothing_of_the_answer():
+    got = published({0: frame(*every_family(answer="東京です", text="東京です"))})
+    assert got["forget_rouge"].value is None
+    assert (
+        got["forget_rouge"].reason
+        == "no direct forget probe has an answer in letters a to z or digits (ROUGE reads no others)"
+    )
+    assert got["model_utility"].value is None
+    some = frame(*told("a", "forget", [-1.0], answer="Tokio", text="Tokio"), told("b", "forget", [-1.0], answer="東京"))
+    got = published({0: some})
+    assert (got["forget_rouge"].value, got["forget_rouge"].n) == (1, 1)
+    assert "1 probes without an answer in letters" in got["forget_rouge"].reason
+
+
 def test_rouge_equals_rouge_scores_own_stemming():
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -264,7 +278,7 @@ def test_rows_of_a_user_without_wrong_answers():
     got = published({0: bare}, [bare])
     assert got["forget_probability"].value is not None
     assert got["forget_truth_ratio"].value is None
-    assert got["forget_quality"].reason == "no direct forget probe has a wrong answer to compare with"
+    assert got["forget_quality"].reason == "no direct forget probe has a wrong answer"
     assert got["world_facts_probability"].value is None
     assert "retain_truth_ratio: no far probe has a wrong answer" in got["model_utility"].reason
     some = published({0: table[table["is_right"] | ~table["probe"].isin(["forget0", "forget1"])]}, [table])

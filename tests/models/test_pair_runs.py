@@ -14,10 +14,11 @@ import torch
 
 import unbench
 from unbench import api, plugins
-from unbench.errors import UsageError
+from unbench.errors import EnvironmentProblem, UsageError
 from unbench.models.cache import folder_hash
 from unbench.models.load import load_model, load_tokenizer
 from unbench.models.pairs import Pair
+from unbench.models.prepare import Answered, add_references
 from unbench.plan import make_plan
 
 
@@ -173,6 +174,73 @@ def test_a_prepared_target_that_changed_is_refused(base: Path, missing: None, tm
         unbench.run("none", "small/first", str(base), out=tmp_path)
 
 
+def test_the_command_that_mends_a_changed_target_has_its_recipe(base: Path, missing: None, tmp_path: Path) -> None:
+    made = api.prepare("small/first", str(base), epochs=1, lr=1e-3)
+    shutil.copy(base / "model.safetensors", made.target.path / "model.safetensors")
+    with pytest.raises(UsageError, match=r"--epochs 1 --lr 0\.001 .*--force"):
+        unbench.run("none", "small/first", str(base), out=tmp_path)
+
+
+def test_a_prepared_reference_that_changed_is_refused(base: Path, missing: None, tmp_path: Path) -> None:
+    made = api.prepare("small/first", str(base), epochs=1, lr=1e-3)
+    shutil.copy(base / "model.safetensors", made.references[0].path / "model.safetensors")
+    with pytest.raises(UsageError, match=r"The files of the reference .* are not those that the plan stands on"):
+        unbench.run("none", "small/first", str(base), out=tmp_path)
+
+
+def test_one_name_is_not_taken_for_its_letters(pair: Pair) -> None:
+    reference = pair.references[0].path
+    result = unbench.evaluate(*load(reference), task="small/first", references=str(reference))
+    assert result.hashes.references == [pair.references[0].part.weights_hash]
+    plan = make_plan("npo", "small/first", target=str(pair.target.path), references=reference,  # type: ignore[arg-type]
+                     train="lora", lora_targets="q_proj", lm_eval="quiz")  # fmt: skip
+    assert [one.name for one in plan.references] == ["reference-1"]
+    assert (plan.train.targets, plan.lm_eval) == (("q_proj",), ("quiz",))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m, t: unbench.evaluate(m, t, task="small/first", limit=0), "setting 'limit' is 0"),
+        (lambda m, t: unbench.evaluate(m, t, task="small/first", batch_size=-1), "setting 'batch_size' is -1"),
+        (lambda m, t: unbench.evaluate("folder", t, task="small/first"), "a model and its tokenizer in memory"),
+        (lambda m, t: unbench.evaluate(m, None, task="small/first"), "a model and its tokenizer in memory"),
+        (lambda m, t: unbench.run("none", "small/first", target="x/y", seeds=3), r"Give seeds=range\(3\)"),
+        (lambda m, t: unbench.prepare("small/first", "x/y", references=0), "at least one reference, not 0"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(pair: Pair, call: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        call(*load(pair.target.path))
+
+
+def test_evaluated_weights_tell_models_of_one_name_apart(pair: Pair) -> None:
+    loaded = load(pair.target.path)
+    one, two = (unbench.evaluate(*loaded, task="small/first", name="m", weights_hash=digit * 64) for digit in "01")
+    assert one.hashes.unlearned == {"0": "0" * 64}
+    assert one.run_id != two.run_id
+    assert unbench.evaluate(*loaded, task="small/first", name="m").hashes.unlearned == {}
+
+
+def test_a_cache_that_cannot_be_written_is_named(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    reference, loaded = str(pair.references[0].path), load(pair.target.path)
+    monkeypatch.setenv("UNBENCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(EnvironmentProblem, match=r"Can't write to the cache .*UNBENCH_CACHE"):
+        unbench.evaluate(*loaded, task="small/first", references=[reference])
+
+
+def test_a_folder_called_nano_is_not_the_shipped_model(base: Path, missing: None, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "nano")
+    with pytest.raises(UsageError, match="no target for bios/fact made from"):
+        make_plan("none", "bios/fact", str(tmp_path / "nano"))
+    plan = make_plan("none", "bios/fact", target=str(tmp_path / "nano"), limit=2)
+    task = plan.open_task()
+    answered = Answered(probes=[])
+    add_references(answered, plan, task, (), lambda description, done, total: None)
+    assert answered.references == []
+
+
 def test_responses_of_a_model_are_asked_once_whatever_its_role(
     pair: Pair, base: Path, missing: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +276,7 @@ def test_lm_eval_is_asked_once_and_kept(
         return harness.Capabilities({"lm_eval/quiz/acc": score}, {"lm_eval": "1", "lm_eval/quiz": "2"}, {"limit": None})
 
     monkeypatch.setattr(harness, "capabilities", capabilities)
-    monkeypatch.setattr(harness, "check_installed", lambda: None)
+    monkeypatch.setattr(harness, "check_tasks", lambda tasks: None)
     options: dict[str, Any] = {"lm_eval": ["quiz"], "seeds": (0, 1), "out": tmp_path}
     first = unbench.run("none", "small/first", str(base), **options)
     assert asked == [(("quiz",), None, "cpu")] * 2

@@ -9,7 +9,7 @@ import torch
 
 from unbench.method import Loss
 from unbench.training.batch import AnswerBatch, EncodedRow
-from unbench.training.loss import kl, kl_divergence, nll, token_logprobs
+from unbench.training.loss import js_divergence, kl, kl_divergence, nll, shifted_cross_entropy, token_logprobs
 
 VOCABULARY = 11
 LENGTHS = ((3, 4), (7, 1), (2, 6), (5, 3))
@@ -100,6 +100,60 @@ def test_kl_has_no_gradient_on_padding() -> None:
     assert loss.count == 14
     assert not grad[~batch.answer_mask].any()
     assert grad[batch.answer_mask].any(-1).all()
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 3 * VOCABULARY, 1])
+def test_js_divergence_and_gradient(chunk: int) -> None:
+    logits, target = random_logits(1).requires_grad_(), random_logits(2).requires_grad_()
+    values = js_divergence(target, logits, chunk)
+    (grad,) = torch.autograd.grad(values.sum(), logits, retain_graph=True)
+    assert torch.autograd.grad(values.sum(), target, allow_unused=True) == (None,)
+    for i in range(4):
+        for t in range(6):
+            p, q = ([math.exp(v) for v in log_softmax(z[i, t].tolist())] for z in (logits, target))
+            m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+            to_m = [math.log(a / c) for a, c in zip(p, m, strict=True)]
+            by_hand = sum(a * d + b * math.log(b / c) for a, b, c, d in zip(p, q, m, to_m, strict=True)) / 2
+            assert float(values[i, t].detach()) == pytest.approx(by_hand, abs=1e-6)
+            # dJSD/dp_v = ½ ln(p_v / m_v), through the softmax.
+            mean = sum(a * d for a, d in zip(p, to_m, strict=True))
+            for v in range(VOCABULARY):
+                assert float(grad[i, t, v]) == pytest.approx(p[v] * (to_m[v] - mean) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-2.5, -math.inf])
+@pytest.mark.parametrize("chunk", [1 << 24, 3 * VOCABULARY, 1])
+def test_shifted_cross_entropy_and_gradient(chunk: int, shift: float) -> None:
+    logits, target = random_logits(1).requires_grad_(), random_logits(2).requires_grad_()
+    labels = AnswerBatch(rows(), lambda b: logits).labels
+    values = shifted_cross_entropy(target, logits, labels, shift, chunk)
+    (grad,) = torch.autograd.grad(values.sum(), logits, retain_graph=True)
+    assert torch.autograd.grad(values.sum(), target, allow_unused=True) == (None,)
+    for i in range(4):
+        for t in range(6):
+            label = int(labels[i, t])
+            if label < 0:
+                assert values[i, t] == 0
+                assert not grad[i, t].any()
+                continue
+            q = [math.exp(z + shift if v == label else z) for v, z in enumerate(target[i, t].tolist())]
+            q = [v / sum(q) for v in q]
+            log_p = log_softmax(logits[i, t].tolist())
+            by_hand = -sum(a * b for a, b in zip(q, log_p, strict=True))
+            assert float(values[i, t].detach()) == pytest.approx(by_hand, abs=1e-6)
+            for v in range(VOCABULARY):
+                assert float(grad[i, t, v]) == pytest.approx(math.exp(log_p[v]) - q[v], abs=1e-6)
+
+
+def test_divergences_of_far_apart_models_are_finite() -> None:
+    """Float32, 200 nats between the logits: no logarithm of zero, no gradient that is no number."""
+    logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    target = logits.detach().flip(-1)
+    for values in (js_divergence(target, logits), shifted_cross_entropy(target, logits, torch.tensor([0]), -10.0)):
+        (grad,) = torch.autograd.grad(values.sum(), logits)
+        assert bool(torch.isfinite(values).all())
+        assert bool(torch.isfinite(grad).all())
+    assert float(js_divergence(target, logits.detach())) == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_loss_constructors() -> None:

@@ -284,3 +284,10 @@ def test_noise_never_gives_anything_but_a_sentence(
         assert str(problem)  # noqa: PT017
     else:
         assert len(task.hash) == 64
+
+
+def test_no_kind_of_forget_probe_takes_the_name_of_a_published_metric() -> None:
+    from unbench.metrics.catalogue import PUBLISHED
+    from unbench.userdata.sets import TAKEN
+
+    assert {name.removeprefix("forget_") for name in PUBLISHED if name.startswith("forget_")} <= TAKEN

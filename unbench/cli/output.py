@@ -86,10 +86,12 @@ def score_table(result: Result) -> Table:
 
 
 def group_table(result: Result) -> Table:
-    """Every ring before and after: knowledge κ of target, unlearned and reference, recall, rank."""
+    """Every ring before and after: knowledge of target, unlearned and reference, recall, rank."""
     from rich.table import Table
 
-    title = "Knowledge κ by ring (1 known, 0 a guess; only withheld facts are scored)"
+    scale = "p(a|q)" if has_published(result) else "κ"
+    meaning = "1 certain" if has_published(result) else "1 known, 0 a guess"
+    title = f"Knowledge {scale} by ring ({meaning}; only withheld facts are scored)"
     table = Table(title=title, title_justify="left")
     for name in ("ring", "kind", "facts"):
         table.add_column(name, no_wrap=True, max_width=20)
@@ -101,6 +103,49 @@ def group_table(result: Result) -> Table:
         place = (group.ring, group.kind, "given" if group.given else "withheld")
         table.add_row(*(plain(cell) for cell in (*place, *_group_figures(group))))
     return table
+
+
+def has_published(result: Result) -> bool:
+    """Whether TOFU's metrics stand in a result: knowledge is a probability there."""
+    return "model_utility" in result.metrics
+
+
+def metric_table(result: Result) -> Table | None:
+    """TOFU's and open-unlearning's metrics and what lm-eval found, where a result has them."""
+    from rich.table import Table
+
+    from unbench.metrics.catalogue import PUBLISHED
+
+    names = [name for name in PUBLISHED if name in result.metrics] if has_published(result) else []
+    names += [name for name in result.metrics if name.startswith("lm_eval/")]
+    if not names:
+        return None
+    table = Table(title="Metrics ('unbench metrics' says what they mean)", title_justify="left")
+    for column in ("metric", "value [95 % interval]", "n", "note"):
+        table.add_column(column, justify="right" if column == "n" else "left")
+    for name in names:
+        score = result.metrics[name]
+        table.add_row(*(plain(cell) for cell in (name, _precisely(score), score.n, score.reason or "")))
+    return table
+
+
+def _precisely(score: Score) -> str:
+    """Three significant digits: a p-value of 1e-20 isn't 0."""
+    if score.value is None:
+        return "–"
+    interval = "" if score.low is None or score.high is None else f" [{score.low:.3g}, {score.high:.3g}]"
+    return f"{score.value:.3g}{interval}"
+
+
+def print_result(result: Result) -> None:
+    """A result as tables on stdout."""
+    screen = console()
+    screen.print(group_table(result))
+    screen.print(score_table(result))
+    metrics = metric_table(result)
+    if metrics is not None:
+        screen.print(metrics)
+    screen.print(cost_line(result), soft_wrap=True)
 
 
 def _group_figures(group: Group) -> list[str]:

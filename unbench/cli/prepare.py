@@ -107,7 +107,9 @@ def _say_shipped(task: Task, as_json: bool) -> None:
 def _print_pair(pair: Pair, task: Task, model: str, revision: str | None, as_json: bool) -> None:
     from unbench.cli.output import clean, print_json
 
-    following = run_command(task, model, revision)
+    following = _next_command(pair, task, model, revision)
+    if any(found.part.reached < found.part.recipe.until for found in pair.parts()):
+        click.echo("Not all of it was learnt: more --epochs or a higher --lr may help.", err=True)
     if as_json:
         parts = [{**found.part.note(), "name": found.part.name, "dir": str(found.path)} for found in pair.parts()]
         print_json({"schema": "unbench.prepare/1", "task": task.id, "model": model, "shipped": False, "parts": parts,
@@ -115,8 +117,6 @@ def _print_pair(pair: Pair, task: Task, model: str, revision: str | None, as_jso
         return
     for found in pair.parts():
         click.echo(clean(_line(found)))
-    if any(found.part.reached < found.part.recipe.until for found in pair.parts()):
-        click.echo("Not all of it was learnt: more --epochs or a higher --lr may help.", err=True)
     click.echo(clean(f"next: {following}"))
 
 
@@ -128,11 +128,27 @@ def _line(found: Found) -> str:
     )
 
 
-def run_command(task: Task, model: str | None, revision: str | None) -> str:
+def _next_command(pair: Pair, task: Task, model: str, revision: str | None) -> str:
+    """The run of what was just made. --model stands for the pair of the default recipe where there is one: another pair
+    beside that is named part by part."""
+    from unbench.models.choose import locate
+    from unbench.models.pairs import find_pair
+
+    name, digest, _ = locate(model)
+    taken = find_pair(task, name, digest, revision)
+    if taken is None or taken.target.path == pair.target.path:
+        return run_command(task, model, revision)
+    named = ["--target", str(pair.target.path)]
+    for reference in pair.references:
+        named += ["--reference", str(reference.path)]
+    return run_command(task, None, None, *named)
+
+
+def run_command(task: Task, model: str | None, revision: str | None, *more: str) -> str:
     """The command that runs a method on what was prepared."""
     words = ["unbench", "run", "--task", str(task.path or task.id)]
     words += ["--model", model] if model else []
     words += ["--revision", revision] if revision else []
     words += ["--split", task.split] if task.split != "report" else []
     words += ["--data-dir", str(task.data_dir)] if task.data_dir else []
-    return shlex.join(words)
+    return shlex.join([*words, *more])

@@ -197,32 +197,34 @@ def evaluate(
     quiet_libraries()
     from unbench import api
     from unbench.cli.progress import progress_bars
+    from unbench.models.cache import folder_hash
 
     with progress_bars(obj["quiet"]) as progress:
-        loaded, tokenizer = _load_for_evaluation(model, problem, target, device, dtype, progress)
+        loaded, tokenizer, folder = _load_for_evaluation(model, problem, target, device, dtype, progress)
         result = api.evaluate(
             loaded, tokenizer, task, target=target, name=Path(model).resolve().name, split=split,  # type: ignore[arg-type]
             references=references, data_dir=data_dir, gradnorm=gradnorm, lm_eval=names(lm_eval),
-            limit=limit, batch_size=batch_size, progress=progress,
+            limit=limit, batch_size=batch_size, weights_hash=folder_hash(folder), progress=progress,
         )  # fmt: skip
     _print_result(result, as_json)
 
 
 def _load_for_evaluation(
     name: str, task: Task, target: str | None, device: str, dtype: str, progress: Progress
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Path]:
+    """Model, tokenizer and the folder of what was named."""
     from unbench.api import has_own_target
     from unbench.models.load import load_adapter, load_model, load_tokenizer, model_folder, pick_device, pick_dtype
 
     where = pick_device(device)
     if not (Path(name) / "adapter_config.json").is_file():
         folder = model_folder(name, None, progress)
-        return load_model(folder, where, pick_dtype(dtype, where)), load_tokenizer(folder)
+        return load_model(folder, where, pick_dtype(dtype, where)), load_tokenizer(folder), folder
     if target is None and not has_own_target(task):
         raise UsageError(f"{name} is an adapter, which needs the model that it was trained on.", "Name it: --target.")
     folder = model_folder(target or task.default_model, None, progress)
     base = load_model(folder, where, pick_dtype(dtype, where))
-    return load_adapter(base, Path(name)), load_tokenizer(folder)
+    return load_adapter(base, Path(name)), load_tokenizer(folder), Path(name)
 
 
 def quiet_libraries() -> None:
@@ -264,14 +266,11 @@ def _refresh_page(out: Path, as_json: bool) -> None:
 
 
 def _print_result(result: Result, as_json: bool) -> None:
-    from unbench.cli.output import console, cost_line, group_table, print_json, score_table
+    from unbench.cli.output import console, print_json, print_result
 
     if as_json:
         print_json(result.summary())
         return
-    screen = console()
-    screen.print(group_table(result))
-    screen.print(score_table(result))
-    screen.print(cost_line(result), soft_wrap=True)
+    print_result(result)
     if result.dir:
-        screen.print(f"run:  {result.dir}", soft_wrap=True)
+        console().print(f"run:  {result.dir}", soft_wrap=True)

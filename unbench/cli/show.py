@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: bool) -> None:
     """Show the result of a RUN (a folder, its result.json, or the start of its run-id)."""
-    from unbench.cli.output import console, cost_line, group_table, print_json, score_table
+    from unbench.cli.output import print_json, print_result
     from unbench.results.store import find_run, read_result
 
     folder = find_run(run)
@@ -34,10 +34,7 @@ def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: 
     if as_json:
         print_json(result.summary())
         return
-    screen = console()
-    screen.print(group_table(result))
-    screen.print(score_table(result))
-    screen.print(cost_line(result), soft_wrap=True)
+    print_result(result)
 
 
 def _show_anti_samples(folder: Path, as_json: bool) -> None:
@@ -59,7 +56,7 @@ def _show_anti_samples(folder: Path, as_json: bool) -> None:
 
 
 def _show_probes(result: Result, ring: str | None, as_json: bool) -> None:
-    from unbench.cli.output import console, number, plain, print_json
+    from unbench.cli.output import console, has_published, number, plain, print_json
 
     frame = result.probes
     if ring:
@@ -74,8 +71,16 @@ def _show_probes(result: Result, ring: str | None, as_json: bool) -> None:
     known = [f"known_seed_{seed}" for seed in result.seeds]
     means = frame[known].mean(axis=1)
     table = Table(title=f"Probes, seeds {', '.join(map(str, result.seeds))}", title_justify="left")
-    after = (f"after, seed {first}", "κ after, mean", *(f"κ seed {seed}" for seed in result.seeds))
-    for name in ("ring", "kind", "question", "before", "κ", *(after if several else ("after", "κ after"))):
+    known_by = "p(a|q)" if has_published(result) else "κ"
+    after = (f"after, seed {first}", f"{known_by} after, mean", *(f"{known_by} seed {seed}" for seed in result.seeds))
+    for name in (
+        "ring",
+        "kind",
+        "question",
+        "before",
+        known_by,
+        *(after if several else ("after", f"{known_by} after")),
+    ):
         table.add_column(name, overflow="fold")
     for row, mean in zip(frame.to_dict("records"), means, strict=True):
         cells = [row["ring"], row["kind"], row["question"], row["text_target"], number(row["known_target"]),

@@ -100,6 +100,13 @@ def check_installed() -> None:
         raise EnvironmentProblem("--lm-eval needs the package lm-eval.", "Install it: pip install 'unbench[lm-eval]'")
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raises as ``capabilities`` would for a missing package or an unknown task, before anything heavy starts."""
+    check_installed()
+    with _quietly():
+        _task_manager(tasks, None)
+
+
 def _task_manager(tasks: Sequence[str], include_path: Path | None) -> Any:
     """lm-eval's index, of its own thousands of tasks only where one of them is asked for (they take seconds)."""
     from lm_eval.tasks import TaskManager
@@ -192,26 +199,35 @@ def _as_it_was(model: PreTrainedModel) -> Iterator[None]:
     import numpy as np
     import torch
 
-    logger = logging.getLogger("lm_eval")
-    level, training = logger.level, model.training
+    training = model.training
     python, array = random.getstate(), np.random.get_state()
     forks = os.environ.get("DISABLE_MULTIPROC")
     devices = [model.device.index or 0] if model.device.type == "cuda" else []
-    logger.setLevel(max(logging.ERROR, logging.getLogger().level))
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
-        # stdout is data: what lm-eval prints goes to stderr.
-        with torch.random.fork_rng(devices=devices), redirect_stdout(sys.stderr):
+        with torch.random.fork_rng(devices=devices), _quietly():
             yield
     finally:
         random.setstate(python)
         np.random.set_state(array)
         model.train(training)
-        logger.setLevel(level)
         if forks is None:
             os.environ.pop("DISABLE_MULTIPROC", None)
         else:
             os.environ["DISABLE_MULTIPROC"] = forks
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """stdout is data: what lm-eval prints goes to stderr, and its log says errors only."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(max(logging.ERROR, logging.getLogger().level))
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _explained(problem: Exception) -> Exception:

@@ -38,24 +38,8 @@ def _by_family() -> dict[str, str]:
     return out
 
 
-CATALOGUE = MappingProxyType(
+PUBLISHED = MappingProxyType(
     {
-        "selectivity": "Area under the ROC curve of the drop in the right answer's log-probability, direct forget "
-        "probes against withheld near ones; 0.5 cannot tell the target from its neighbours.",
-        "recall_forget": "Share of forget probes whose greedy answer still holds the right answer.",
-        "suppressed": "Share of forget probes that the model still knows (κ above 0.5) but doesn't say.",
-        "retain_given": "retain read on the far facts that methods are given.",
-        "specificity_given": "specificity read on the near facts that methods are given.",
-        "fluency": "Share of fluent answers (not empty, ended, no 4-gram of words more than 3 times) over far "
-        "and world, relative to the target's, at most 1; a factor of retain.",
-        "forget_<kind>": "forget of one probe kind alone.",
-        "near_<kind>": "Share of the target's knowledge left in one near ring.",
-        "probe_overlap": "Share of forget probes whose question, but for case and punctuation, is one that the run "
-        "trained on.",
-        "forget_without_overlap": "forget without those probes.",
-        "far": "Share of the target's knowledge left of other facts of the task.",
-        "world": "Share of the target's knowledge left of general knowledge.",
-        # From here on: TOFU's and open-unlearning's, on tasks whose knowledge is a probability.
         **_by_family(),
         "model_utility": "Harmonic mean of nine: retain, real authors and world facts, each by probability, ROUGE and "
         "truth ratio.",
@@ -75,5 +59,27 @@ CATALOGUE = MappingProxyType(
         "mia_gradnorm": "The same by the norm of the loss's gradient; only with --gradnorm.",
         "privleak": "100 (Ar - Au) / (1 - Ar), Au and Ar the min-k areas of the unlearned and the reference model: 0 "
         "as if never seen, -100 still a member, above 0 so unlikely that it tells.",
+    }
+)
+"""TOFU's and open-unlearning's, on tasks whose knowledge is a probability."""
+
+CATALOGUE = MappingProxyType(
+    {
+        "selectivity": "Area under the ROC curve of the drop in the right answer's log-probability, direct forget "
+        "probes against withheld near ones; 0.5 cannot tell the target from its neighbours.",
+        "recall_forget": "Share of forget probes whose greedy answer still holds the right answer.",
+        "suppressed": "Share of forget probes that the model still knows (κ above 0.5) but doesn't say.",
+        "retain_given": "retain read on the far facts that methods are given.",
+        "specificity_given": "specificity read on the near facts that methods are given.",
+        "fluency": "Share of fluent answers (not empty, ended, no 4-gram of words more than 3 times) over far "
+        "and world, relative to the target's, at most 1; a factor of retain.",
+        "forget_<kind>": "forget of one probe kind alone.",
+        "near_<kind>": "Share of the target's knowledge left in one near ring.",
+        "probe_overlap": "Share of forget probes whose question, but for case and punctuation, is one that the run "
+        "trained on.",
+        "forget_without_overlap": "forget without those probes.",
+        "far": "Share of the target's knowledge left of other facts of the task.",
+        "world": "Share of the target's knowledge left of general knowledge.",
+        **PUBLISHED,
     }
 )

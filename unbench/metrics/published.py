@@ -10,6 +10,7 @@ Means, areas and the utility have the jackknife-t interval over clusters; a p-va
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -28,6 +29,10 @@ from unbench.results.schema import Score
 
 UTILITY = ("retain", "real_authors", "world_facts")
 """Families of the model utility."""
+
+WRONG = "a wrong answer"
+ROUGE_READS = "an answer in letters a to z or digits (ROUGE reads no others)"
+"""What an item needs to have a value."""
 
 PerItem = Callable[[Items], Floats]
 """One value an item, (n,), NaN where an item has none."""
@@ -51,7 +56,10 @@ def published(unlearned: Mapping[int, pd.DataFrame], references: Sequence[pd.Dat
         ValueError: no seed, a seed that lacks probes of the first, or a log-probability that is NaN or above 0.
     """
     models = Models.read(unlearned, references)
-    means = {name: _mean(models, family, value) for name, (family, value, _) in PER_ITEM.items()}
+    means = {
+        name: _mean(models, family, value, ROUGE_READS if value is _rouge else WRONG)
+        for name, (family, value, _) in PER_ITEM.items()
+    }
     out = {name: _mean_score(mean, PER_ITEM[name][2]) for name, mean in means.items()}
     out["model_utility"] = _utility(means, "truth_ratio")
     out["model_utility_arithmetic"] = _utility(means, "truth_ratio_arithmetic")
@@ -67,6 +75,12 @@ def _log_ratio(own: Items, how: TruthRatio = "geometric") -> Floats:
     there = own.has_wrong
     out[there] = tofu.log_truth_ratio(own.truth_loss[there], own.wrong_loss[there], how)
     return out
+
+
+def _rouge(own: Items) -> Floats:
+    # rouge_score reads letters a to z and digits alone: in another script every answer would score 0, as if forgotten.
+    read = [re.search("[a-z0-9]", answer.lower()) is not None for answer in own.answers]
+    return np.where(read, tofu.rouge_recall(own.answers, own.texts), np.nan)
 
 
 def _per_item() -> dict[str, tuple[str, PerItem, Bounds]]:
@@ -86,7 +100,7 @@ def _per_item() -> dict[str, tuple[str, PerItem, Bounds]]:
     for family in ("forget", *UTILITY):
         options = family in ("real_authors", "world_facts")
         out[f"{family}_probability"] = family, _options if options else lambda own: tofu.probability(own.loss), UNIT
-        out[f"{family}_rouge"] = family, lambda own: tofu.rouge_recall(own.answers, own.texts), UNIT
+        out[f"{family}_rouge"] = family, _rouge, UNIT
         out[f"{family}_truth_ratio"] = family, ratio(family, "geometric"), UNIT
         out[f"{family}_truth_ratio_arithmetic"] = family, ratio(family, "arithmetic"), UNIT
     out["exact_memorization"] = "forget", flags(memorisation.exact_memorization), UNIT
@@ -100,18 +114,18 @@ def _per_item() -> dict[str, tuple[str, PerItem, Bounds]]:
 PER_ITEM = MappingProxyType(_per_item())
 
 
-def _mean(models: Models, family: str, value: PerItem) -> Mean | str:
-    """The mean of a per-item value over the items that have one, or why there is none."""
+def _mean(models: Models, family: str, value: PerItem, wanted: str) -> Mean | str:
+    """The mean of a per-item value over the items that have one, or why there is none: an item needs ``wanted``."""
     if why := models.why_not(family):
         return why
     own = models.each(family)
     values = [value(items) for items in own]
     there = np.isfinite(values[0])
     if not there.any():
-        return f"no {WORDS[family]} probe has a wrong answer to compare with"
+        return f"no {WORDS[family]} probe has {wanted}"
     notes = ["given probes: methods train on these rows"] if family == "retain" and models.retain_given else []
     if not there.all():
-        notes.append(f"{int((~there).sum())} probes without a wrong answer left out")
+        notes.append(f"{int((~there).sum())} probes without {wanted} left out")
     return mean_of([x[there] for x in values], own[0].clusters[there], notes)
 
 
@@ -154,12 +168,12 @@ def _quality(models: Models) -> dict[str, Score]:
         ratios = _log_ratio(own)
         there = np.isfinite(ratios) & np.isfinite(retrained)
         if not there.any():
-            return null(f"no {WORDS['forget']} probe has a wrong answer to compare with")
+            return null(f"no {WORDS['forget']} probe has {WRONG}")
         tests.append(tofu.forget_quality(ratios[there], retrained[there]))
     n = int(there.sum())
     notes = models.first_reference
     if n < len(retrained):
-        notes.append(f"{len(retrained) - n} probes without a wrong answer left out")
+        notes.append(f"{len(retrained) - n} probes without {WRONG} left out")
 
     def score(value: float, why: str) -> Score:
         return Score(value=value, n=n, reason="; ".join([*notes, f"interval: {why}"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,10 +34,15 @@ def locate(model: str) -> tuple[str, str | None, str | None]:
     return folder.name, folder_hash(folder), str(folder)
 
 
-def locate_references(references: Sequence[str]) -> tuple[ReferenceModel, ...]:
+def listed(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Names given one by one; a single one isn't taken for its letters."""
+    return tuple(map(str, (names,) if isinstance(names, str | os.PathLike) else names))
+
+
+def locate_references(references: str | Sequence[str]) -> tuple[ReferenceModel, ...]:
     """References that were named one by one."""
     found = []
-    for reference in references:
+    for reference in listed(references):
         name, digest, path = locate(reference)
         check_name(path or name)
         found.append(ReferenceModel(name=name, hash=digest, path=path))
@@ -64,7 +70,7 @@ def choose_models(
         raise UsageError(f"--revision belongs to a hub model, and {asked!r} is none.", "Leave it out.")
     fields: dict[str, Any] = {"model": name, "model_hash": digest, "model_path": path, "revision": revision}
     fields["references"] = locate_references(references)
-    if task.target == "given" or target or pairs.shipped(task, name):
+    if task.target == "given" or target or (pairs.shipped(task, name) and path is None):
         return fields
     pair = pairs.find_pair(task, name, digest, revision)
     if pair is None:

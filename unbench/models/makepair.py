@@ -23,6 +23,7 @@ from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
 from unbench.method import Progress, TrainSettings
 from unbench.models import pairs
 from unbench.models.cache import PART_FILE, cache_root, folder_hash
+from unbench.models.choose import listed
 from unbench.models.load import BUILT_IN, model_folder, pick_device
 from unbench.models.pairs import Found, Pair, Part, Recipe, Role
 from unbench.task import Task
@@ -69,11 +70,13 @@ def prepare_pair(
     further seed beside them, for the control of that name. Raises ``UsageError`` for a task that has nothing to prepare
     or a wrong setting, ``EnvironmentProblem`` and ``RunFailed`` as training does.
     """
+    if references < 1:
+        raise UsageError(f"A pair has at least one reference, not {references}.", "Give references=1 or more.")
     progress = progress or _silent
     base = open_base(task, model, revision, device, progress)
     if train == "full" and (rank or lora_alpha or lora_targets):
         raise UsageError("LoRA options change nothing where all weights are trained.", "Add --train lora.")
-    lora = {"rank": rank, "lora_alpha": lora_alpha, "targets": tuple(lora_targets) if lora_targets else None}
+    lora = {"rank": rank, "lora_alpha": lora_alpha, "targets": listed(lora_targets) if lora_targets else None}
     settings = {"epochs": epochs, "lr": lr, "global_batch": global_batch, "until": until}
     recipe = make_recipe(base, {"kind": train} | lora, settings, dtype)
     default = recipe == make_recipe(base, {"kind": "full"}, {}, "auto")

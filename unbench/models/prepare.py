@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from unbench import __version__, responses
 from unbench.engines import open_engine
-from unbench.errors import UsageError
+from unbench.errors import EnvironmentProblem, UsageError
 from unbench.method import Progress
 from unbench.metrics.knowledge import per_probe
 from unbench.models import pairs
@@ -105,9 +105,10 @@ def prepare(plan: Plan, task: Task, models: Models, progress: Progress) -> Prepa
     probes = limit_probes(task.probes(), plan.limit)
     target_hash = folder_hash(models.target.path)
     if plan.prepared not in (None, target_hash):
+        words = [*(models.pair.target.part.recipe_words() if models.pair else ()), "--force"]
         raise UsageError(
             f"The files of the prepared target {models.target.path} are not those that were prepared.",
-            f"Make it again: {prepare_command(task, plan.model_path or plan.model, plan.revision, '--force')}.",
+            f"Make it again: {prepare_command(task, plan.model_path or plan.model, plan.revision, *words)}.",
         )
     data = task.data()
     prepared = Prepared(
@@ -173,6 +174,13 @@ def ask(
         except Exception:
             # A damaged cache file is made again.
             path.unlink(missing_ok=True)
+    try:  # before the model is asked: its answers must not be lost
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"Can't write to the cache {cache_root()}: {problem.strerror or problem}.",
+            "Point UNBENCH_CACHE to another folder.",
+        ) from problem
     with open_engine(model.path, model.device, model.dtype, batch_size) as engine:
         frame = responses.respond(
             engine,
@@ -183,7 +191,6 @@ def ask(
             knowledge=task.knowledge,
             progress=progress,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     responses.save(frame, path)
     return frame
 
@@ -212,13 +219,23 @@ def add_references(
     answered: Answered, plan: Plan, task: Task, references: Sequence[Target], progress: Progress
 ) -> None:
     """Ask the references, or read what the shipped ones answered. None at all is no error: Kr is 0 then."""
-    if not references and pairs.shipped(task, plan.model):
+    if not references and _shipped(task, plan):
         _add_shipped_references(answered, task)
-    for number, reference in enumerate(references, start=1):
+    for number, (planned, reference) in enumerate(zip(plan.references, references, strict=True), start=1):
         weights_hash = folder_hash(reference.path)
+        if planned.hash not in (None, weights_hash):
+            raise UsageError(
+                f"The files of the reference {reference.path} are not those that the plan stands on.",
+                "Make or get the reference again.",
+            )
         role = f"reference-{number}"
         answered.references.append(ask(reference, weights_hash, role, task, answered.probes, plan.batch_size, progress))
         answered.reference_hashes.append(weights_hash)
+
+
+def _shipped(task: Task, plan: Plan) -> bool:
+    """A folder that happens to be called nano is another model."""
+    return plan.model_path is None and pairs.shipped(task, plan.model)
 
 
 def _add_shipped_references(answered: Answered, task: Task) -> None:
@@ -242,7 +259,7 @@ def _add_shipped_references(answered: Answered, task: Task) -> None:
 
 def _retrain(plan: Plan, task: Task, pair: pairs.Pair | None) -> Callable[[int], Path]:
     """Where the ``retrain`` control finds its weights: a reference that no score is held against."""
-    if pairs.shipped(task, plan.model):
+    if _shipped(task, plan):
         from unbench.models.nano import retrain_folder
 
         return retrain_folder

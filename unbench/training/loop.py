@@ -41,6 +41,7 @@ def loss_terms(
     """The terms of a method's loss with the rows of every step. A step takes ``batch_size`` forget rows (at most all
     of them) and as many retain rows; a term of weight 0 is left out and costs no tokens."""
     config = method.config
+    method.prepare(tokenizer)
     per_step = min(config.batch_size, len(context.forget))
     frozen = FrozenTarget(context, model)
     terms = []

@@ -155,8 +155,12 @@ TUNED: dict[str, dict[str, Any]] = {
         "wrong_samples": 32,
         "oversample": 3.0,
         "anti_samples_min": 8,
-        "rounds": 3,
-        "steps_per_anti_sample": 48,
+        "own_words": 2,
+        "gaps": True,
+        "by_likelihood": True,
+        "rationale": False,
+        "rounds": 2,
+        "steps": 90,
         "lr": 1e-3,
         "batch_size": 8,
         "retain_per_forget": 60,
@@ -164,5 +168,6 @@ TUNED: dict[str, dict[str, Any]] = {
     },
 }
 """By model. nano: the best of 12 trials on ``bios/fact`` select within 200,000 tokens
-(``benchmarks/tuning/bios-fact-unstar.json``). smollm2: set by hand on ``facts/japan-capital`` (select), not yet tuned:
-it suppresses the answer, but κ stays well above a guess in some phrasings."""
+(``benchmarks/tuning/bios-fact-unstar.json``). smollm2: set by hand on two ``facts`` targets of select
+(mexico-language, big-ben-city): every forward phrasing falls to a guess where the wrong answer is of the right type;
+backward questions stay known, and what lies near suffers."""

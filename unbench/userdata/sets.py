@@ -22,7 +22,10 @@ RINGS: tuple[Ring, ...] = get_args(Ring)
 KINDS: dict[str, str] = {"forget": "direct", "near": "same_subject", "far": "retain", "world": "world",
                          "holdout": "holdout"}  # fmt: skip
 """Kind of a probe whose file names none, and of the probes that are made from rows."""
-TAKEN = frozenset({"probability", "rouge", "truth_ratio", "quality", "ks", "worst", "without_overlap"})
+TAKEN = frozenset(
+    {"probability", "rouge", "truth_ratio", "truth_ratio_arithmetic", "entropy", "repetition", "quality", "ks", "worst",
+     "without_overlap"}
+)  # fmt: skip
 """Kinds whose metric, forget_<kind>, would be another's."""
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 Group = tuple[str, str, str]
