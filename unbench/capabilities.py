@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unbench.lmeval.harness import Capabilities
 
 Z = 1.96
-"""Standard errors from a value to the end of its 95 % interval, as in the harness."""
+"""Standard errors from a value to the end of its 95 % interval."""
 
 
 def as_record(found: Capabilities, tasks: Sequence[str], wall_s: float) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import torch
 from chat_tokenizers import published
 from engines import tiny_llama
 
+from unbench.capabilities import Z
 from unbench.errors import EnvironmentProblem, RunFailed, UsageError
-from unbench.lmeval.harness import Z, _score, _unknown, capabilities, check_tasks
+from unbench.lmeval.harness import _score, _unknown, capabilities, check_tasks
 from unbench.results.schema import Score
 
 FOXES = [

@@ -72,12 +72,9 @@ def test_rouge_is_recall_with_stemming():
 def test_rouge_is_null_where_it_reads_nothing_of_the_answer():
     got = published({0: frame(*every_family(answer="東京です", text="東京です"))})
     assert got["forget_rouge"].value is None
-    assert (
-        got["forget_rouge"].reason
-        == "no direct forget probe has an answer in letters a to z or digits (ROUGE reads no others)"
-    )
+    assert "no direct forget probe has an answer in letters a to z" in got["forget_rouge"].reason
     assert got["model_utility"].value is None
-    some = frame(*told("a", "forget", [-1.0], answer="Tokio", text="Tokio"), told("b", "forget", [-1.0], answer="東京"))
+    some = frame(told("a", "forget", [-1.0], answer="Tokio", text="Tokio"), told("b", "forget", [-1.0], answer="東京"))
     got = published({0: some})
     assert (got["forget_rouge"].value, got["forget_rouge"].n) == (1, 1)
     assert "1 probes without an answer in letters" in got["forget_rouge"].reason

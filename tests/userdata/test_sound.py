@@ -70,6 +70,17 @@ def test_every_format_gives_the_same_rows(mine: Writer, name: str, content: str 
     assert found == [(row["question"], row["answer"]) for row in ROWS]
 
 
+def test_two_files_of_one_name_are_both_among_the_sources(mine: Writer, tmp_path: Path) -> None:
+    folders = {"a": FORGET, "b": RETAIN}
+    for name, text in folders.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text(text, encoding="utf-8")
+    text = TASK.replace("forget.csv", f"{tmp_path}/a/rows.csv").replace("retain.csv", f"{tmp_path}/b/rows.csv")
+    sources = open_task(str(mine(my__yaml=text))).sources
+    own = [hashlib.sha256(text.encode()).hexdigest() for text in folders.values()]
+    assert [sources[name] for name in ("rows.csv", "rows.csv (2)")] == own
+
+
 def test_sources_are_the_files_bytes(mine: Writer) -> None:
     task = open_task(str(mine()))
     assert task.sources == {

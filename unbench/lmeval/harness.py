@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unbench.capabilities import Z
 from unbench.errors import EnvironmentProblem, RunFailed, UnbenchError, UsageError
 from unbench.lmeval.export import tasks_path
 from unbench.method import Progress
@@ -30,8 +31,6 @@ CPU_BATCH = 8
 """Batch size on the CPU where none is given; on a GPU lm-eval finds one."""
 BOOTSTRAP = 1000
 """Draws for the standard error of the few metrics that have no formula for it (F1, MCC, perplexity)."""
-Z = 1.96
-"""Standard errors from a value to the end of its 95 % interval."""
 
 
 @dataclass(frozen=True)

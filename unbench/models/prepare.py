@@ -17,6 +17,7 @@ from unbench.engines import open_engine
 from unbench.errors import EnvironmentProblem, UsageError
 from unbench.method import Progress
 from unbench.metrics.knowledge import per_probe
+from unbench.metrics.table import KNOWN
 from unbench.models import pairs
 from unbench.models.build import reference_name
 from unbench.models.cache import cache_root, file_hash, folder_hash
@@ -27,9 +28,6 @@ from unbench.task import Probe, Row, Task
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KNOWN = 0.5
-"""A fact counts as known to a given target from this mean κ on (design: metrics, who saw what)."""
 
 
 @dataclass(frozen=True)

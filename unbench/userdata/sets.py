@@ -93,8 +93,12 @@ class _Reader:
         if source is None:
             return []
         table = read_table(source, self.document, place)
-        if table.name not in self.sources:
-            self.sources[table.name] = table.sha256
+        name, n = table.name, 1
+        while self.sources.get(name, table.sha256) != table.sha256:  # a file of that name in another folder
+            n += 1
+            name = f"{table.name} ({n})"
+        if name not in self.sources:
+            self.sources[name] = table.sha256
             if source.hub and not source.revision:
                 self.warnings.append(f"{table.name} names no revision, so its rows may change: add revision: COMMIT.")
         entries = read_entries(table, source, self.document, place)
