@@ -110,12 +110,6 @@ def test_a_date_is_the_same_every_day() -> None:
     assert "26 Jul 2024" in words.decode(prompt_ids(words, QUESTION))
 
 
-def test_prefill(named: tuple[str, PreTrainedTokenizerFast]) -> None:
-    _, words = named
-    prompt, start = answer_ids(words, QUESTION, "Harry Potter studied at", end=False)
-    assert prompt_ids(words, QUESTION, prefill="Harry Potter studied at") == prompt + start
-
-
 @pytest.mark.parametrize("starts", [False, True])
 def test_without_a_template(starts: bool) -> None:
     words = tokenizer(None)

@@ -44,17 +44,12 @@ class Rendered:
     """What the template puts behind an answer, the end-of-turn token first or after a blank."""
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Turns, system_prompt: str | None = None, prefill: str = ""
-) -> list[int]:
-    """Token ids of a conversation up to where the assistant speaks, ``prefill`` being the first words of its answer.
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Turns, system_prompt: str | None = None) -> list[int]:
+    """Token ids of a conversation up to where the assistant speaks.
 
     A system turn is added only where ``system_prompt`` is given; where the template refuses one, or drops it, it goes
     in front of the first user turn. A template's own default system turn stays.
     """
-    if prefill:
-        prompt, start = answer_ids(tokenizer, messages, prefill, system_prompt, end=False)
-        return prompt + start
     turns = with_system(tokenizer, messages, system_prompt)
     return _ids(tokenizer, [_render(tokenizer, turns, generate=True)])[0]
 

@@ -196,7 +196,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         [row(*item) for item in KEPT.items()] + [job(*item) for item in JOBS.items()], model, engine,
     )  # fmt: skip
 
-    def prompt_ids(tokenizer: Any, messages: Any, system_prompt: Any = None, prefill: str = "") -> list[int]:
+    def prompt_ids(tokenizer: Any, messages: Any, system_prompt: Any = None) -> list[int]:
         chats.append(tuple(messages))
         return [len(chats) - 1]
 
