@@ -182,3 +182,13 @@ def test_dry_run_of_a_prepared_model_needs_no_torch(base: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["references"]) == 1
+
+
+def test_a_model_that_there_is_not_is_named_before_any_row_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_rows(self: Any) -> Any:
+        raise AssertionError("the rows were read")
+
+    monkeypatch.setattr(world.Small, "data", no_rows)
+    problem = unbench("prepare", "small/first", "--model", "nosuch").exception
+    assert isinstance(problem, UsageError)
+    assert "There is no model 'nosuch'" in str(problem)

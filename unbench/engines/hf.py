@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from unbench.engines.base import EngineStats, Generation, Sampling, ScoreRequest, TokenScores
+from unbench.engines.base import EngineStats, Generation, Sampling, ScoreRequest, TokenScores, end_ids
 from unbench.engines.hf_forward import Forward
 from unbench.engines.hf_generate import Decoder
 from unbench.engines.hf_memory import Backoff
@@ -99,6 +100,7 @@ class HFEngine:
         if not all(prompts):
             raise ValueError("a prompt needs at least one token")
         start = time.perf_counter()
+        sampling = self._within(max(map(len, prompts), default=1), sampling)
         greedy = sampling.temperature <= 0
         own = range(len(prompts)) if numbers is None else numbers
         places = {tuple(prompt) if greedy else (i,): i for i, prompt in reversed(list(enumerate(prompts)))}
@@ -124,6 +126,7 @@ class HFEngine:
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[TokenScores]]:
         """Scores of every continuation, in nats. Equal prompts and what continuations share are computed once."""
         start = time.perf_counter()
+        self._within(max((len(r.prompt) + max(map(len, r.continuations), default=0) for r in requests), default=1))
         with torch.no_grad():
             forward = self._ready()
             scores, tokens = score(
@@ -189,6 +192,26 @@ class HFEngine:
                 self._note(self._forward.note)
         return self._forward
 
+    def _within(self, longest: int, sampling: Sampling | None = None) -> Sampling:
+        """Keeps a call within the model's context: texts end where positions that were learned end, and a prompt that
+        doesn't fit is refused (``UsageError``); where positions are rotated it is only noted."""
+        sampling = sampling or Sampling(max_new_tokens=0)
+        config = self._weights.base.config
+        limit = getattr(config, "max_position_embeddings", None)
+        if not isinstance(limit, int) or longest + sampling.max_new_tokens <= limit:
+            return sampling
+        if getattr(config, "rope_parameters", None) is not None:
+            note = f"some texts are longer than the {limit} tokens that the model was made for"
+            if longest > limit and note not in self.stats.notes:
+                self._note(note)
+            return sampling
+        if longest > limit or (sampling.max_new_tokens and longest == limit):
+            raise UsageError(
+                f"A prompt with its answer takes {longest} tokens, and this model has {limit} positions.",
+                "Use a model with a longer context, or shorter questions.",
+            )
+        return replace(sampling, max_new_tokens=limit - longest)
+
     def _note(self, text: str) -> None:
         self.stats.notes.append(text)
 
@@ -197,12 +220,7 @@ class HFEngine:
             self.progress(what, done, total)
 
     def _ends(self) -> frozenset[int]:
-        """Ids that end a text: the model's, the tokenizer's, and the template's end of turn."""
-        from unbench.templates import end_token
-
-        configured = getattr(self._weights.base.generation_config, "eos_token_id", None)
-        ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(i for i in [*ids, self._tokenizer.eos_token_id, end_token(self._tokenizer)] if i is not None)
+        return end_ids(self._tokenizer, getattr(self._weights.base.generation_config, "eos_token_id", None))
 
     def _batches(
         self,

@@ -24,7 +24,7 @@ from unbench.method import Progress, TrainSettings
 from unbench.models import pairs
 from unbench.models.cache import PART_FILE, cache_root, folder_hash
 from unbench.models.choose import listed
-from unbench.models.load import BUILT_IN, model_folder, pick_device
+from unbench.models.load import BUILT_IN, check_name, model_folder, pick_device
 from unbench.models.pairs import Found, Pair, Part, Recipe, Role
 from unbench.task import Task
 
@@ -104,6 +104,8 @@ def open_base(task: Task, model: str | None, revision: str | None, device: str, 
             f"The target and references of {task.id} on nano ship with UnBench, so there is nothing to prepare.",
             f"Run it: unbench run --task {task.id}.",
         )
+    # Before the rows are read: they may have to come from the hub.
+    check_name(name)
     if not pairs.training_rows(task, "reference") or not task.data().forget:
         raise UsageError(f"Task {task.id} lacks forget rows or rows to retain.", "Check it: unbench check-task.")
     where = pick_device(device)
