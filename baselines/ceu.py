@@ -50,6 +50,14 @@ class CEU(LossMethod):
         alpha: float = Field(0.0, ge=0, description="weight of the retain loss (Yang 2025: none)")
         skip: int = Field(1, ge=0, description="first answer tokens left out (Yang 2025)")
 
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
+        "steps": (10, 20, 40, 60, 100),
+        "batch_size": (15, 30),
+        "skip": (0, 1),
+        "alpha": (0.0, 1.0),
+    }
+
     def forget_count(self, lengths: Sequence[int]) -> int:
         return sum(length - self._start(length) for length in lengths)
 

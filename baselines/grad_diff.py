@@ -47,7 +47,12 @@ class GradDiff(LossMethod):
     class Config(LossConfig):
         """Settings of gradient difference."""
 
-    tuned = {"nano": {"steps": 150, "lr": 5e-4, "batch_size": 15, "gamma": 0.1}}  # noqa: RUF012
+    space = {  # noqa: RUF012
+        "lr": (3e-5, 1e-4, 2e-4, 3e-4, 5e-4),
+        "steps": (20, 40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "gamma": (0.1, 0.3, 1.0),
+    }
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         return Loss.per_token(batch.token_logprobs(), batch.answer_mask)

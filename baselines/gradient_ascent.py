@@ -46,7 +46,11 @@ class GradientAscent(LossMethod):
 
         alpha: float = Field(0.0, ge=0, description="weight of the retain loss (TOFU: none)")
 
-    tuned = {"nano": {"steps": 20, "lr": 3e-4, "batch_size": 30}}  # noqa: RUF012
+    space = {  # noqa: RUF012
+        "lr": (1e-5, 3e-5, 1e-4, 2e-4, 3e-4),
+        "steps": (4, 8, 12, 20, 30),
+        "batch_size": (15, 30),
+    }
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         return Loss.per_token(batch.token_logprobs(), batch.answer_mask)

@@ -72,7 +72,12 @@ class IDK(LossMethod):
     class Config(LossConfig):
         """Settings of "I don't know" tuning."""
 
-    tuned = {"nano": {"steps": 60, "lr": 5e-4, "batch_size": 30, "gamma": 1.0}}  # noqa: RUF012
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 3e-4, 5e-4),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "gamma": (0.3, 1.0),
+    }
 
     def forget_answers(self, rows: Sequence[dict[str, Any]], seed: int) -> list[str]:
         generator = random.Random(f"idk/{seed}")

@@ -11,15 +11,13 @@ stopped. γ = α = 1; the other defaults are TOFU's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from unbench.method import Loss, LossConfig, LossMethod, MethodCard
+from unbench.method import Loss, LossConfig, LossMethod, MethodCard, UnlearnContext
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from unbench.training.batch import AnswerBatch
 
 BIBTEX = """@article{singh2025unlearning,
@@ -50,14 +48,21 @@ class JensUn(LossMethod):
         refusal: str = Field("No idea", min_length=1, description="its tokens are repeated along the answer")
         retain_loss: Literal["jsd", "nll", "kl"] = Field("jsd", description="retain term: JSD to the target, NLL or KL")
 
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "gamma": (0.3, 1.0, 3.0),
+        "alpha": (0.1, 0.3, 1.0),
+    }
     contract = {"alpha": 0.1}  # noqa: RUF012
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def prepare(self, context: UnlearnContext, model: Any) -> None:
         from unbench.templates import answer_ids
 
         # As the tokens stand at the start of an answer, which is where they will be generated.
         question = {"role": "user", "content": "?"}
-        self.refusal_ids = answer_ids(tokenizer, [question], self.config.refusal, end=False)[1]
+        self.refusal_ids = answer_ids(context.target.tokenizer, [question], self.config.refusal, end=False)[1]
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         import math

@@ -46,5 +46,12 @@ class KLMin(LossMethod):
 
         retain_loss: Literal["kl"] = Field("kl", description="retain term: KL(target ‖ model), what the method is")
 
+    space = {  # noqa: RUF012
+        "lr": (3e-5, 1e-4, 2e-4, 3e-4, 5e-4),
+        "steps": (20, 40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "gamma": (0.1, 0.3, 1.0),
+    }
+
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         return Loss.per_token(batch.token_logprobs(), batch.answer_mask)

@@ -49,7 +49,14 @@ class NPO(LossMethod):
 
     normaliser = "sequence"
     needs = frozenset({"target_logprobs"})
-    tuned = {"nano": {"steps": 100, "lr": 5e-4, "batch_size": 15, "beta": 1.0, "gamma": 1.0}}  # noqa: RUF012
+
+    space = {  # noqa: RUF012
+        "lr": (3e-5, 1e-4, 2e-4, 3e-4, 5e-4),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "beta": (0.05, 0.1, 0.3, 1.0),
+        "gamma": (0.3, 1.0),
+    }
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         from torch.nn.functional import logsigmoid

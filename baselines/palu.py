@@ -55,6 +55,13 @@ class PALU(LossMethod):
         retain_loss: Literal["nll", "kl"] = Field("kl", description="retain term: KL(target ‖ model), or NLL")
 
     needs = frozenset({"target_logits"})
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "gamma": (0.3, 1.0, 3.0),
+        "top": (100, 1000),
+    }
     contract = {"gamma": 3.0}  # noqa: RUF012
 
     def forget_count(self, lengths: Sequence[int]) -> int:

@@ -32,6 +32,7 @@ class RetainOnly(Method):
         paper="arXiv:1911.04933",
         year=2020,
         summary="Forgetting by time alone, on the same budget of tokens.",
+        needs=("retain",),
     )
 
     class Config(MethodConfig):

@@ -31,6 +31,7 @@ class Retrain(Method):
         paper="doi:10.1109/SP.2015.35",
         year=2015,
         summary="A model that never saw the forget set: what exact unlearning would give.",
+        needs=("retain",),
     )
     trains = False
 

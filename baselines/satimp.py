@@ -49,6 +49,14 @@ class SatImp(LossMethod):
         beta2: float = Field(1.0, ge=0, description="power of 1 − p, the importance weight (open-unlearning)")
         gamma: float = Field(0.1, ge=0, description="weight of the forget loss (open-unlearning)")
 
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "beta1": (1.0, 3.0, 5.0),
+        "beta2": (0.1, 1.0),
+        "gamma": (0.1, 1.0, 10.0),
+    }
     # The tiny model knows its facts by heart: 1 − p is next to nothing.
     contract = {"beta1": 1.0, "gamma": 10.0}  # noqa: RUF012
 

@@ -28,8 +28,6 @@ class Sham(Method):
     class Config(GradientAscent.Config):
         """Settings of the gradient ascent whose update is imitated."""
 
-    tuned = GradientAscent.tuned
-
     def unlearn(self, context: UnlearnContext) -> Unlearned:
         import torch
 

@@ -50,6 +50,14 @@ class SimNPO(LossMethod):
         gamma: float = Field(0.125, ge=0, description="weight of the forget loss (Fan et al. 2024, TOFU)")
 
     normaliser = "sequence"
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 3e-4, 5e-4, 1e-3),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "beta": (2.5, 4.5),
+        "delta": (0.0, 1.0, 2.0),
+        "gamma": (0.125, 0.3, 1.0),
+    }
 
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         from torch.nn.functional import logsigmoid

@@ -51,6 +51,14 @@ class UNDIAL(LossMethod):
 
     needs = frozenset({"target_logits"})
 
+    space = {  # noqa: RUF012
+        "lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "beta": (3.0, 10.0, 30.0),
+        "alpha": (0.0, 1.0),
+    }
+
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         from unbench.training.loss import shifted_cross_entropy
 

@@ -47,6 +47,14 @@ class WGA(LossMethod):
 
         beta: float = Field(1.0, ge=0, description="power of the token's probability in its weight (open-unlearning)")
 
+    space = {  # noqa: RUF012
+        "lr": (3e-5, 1e-4, 2e-4, 5e-4, 1e-3),
+        "steps": (40, 60, 100, 150),
+        "batch_size": (15, 30),
+        "beta": (0.5, 1.0, 2.0),
+        "gamma": (0.1, 0.3, 1.0),
+    }
+
     def forget_loss(self, batch: AnswerBatch) -> Loss:
         log_p = batch.token_logprobs()  # (batch, length) nats
         weight = (self.config.beta * log_p).exp().detach()

@@ -89,11 +89,11 @@ class _Entry:
         return self._task
 
 
-def registry(*tasks: type[Task]) -> Callable[[], plugins.Registry[Task]]:
+def registry(*tasks: type[Task]) -> Callable[..., plugins.Registry[Task]]:
     """The installed tasks and these, in place of ``plugins.tasks``."""
     own = [plugins.Plugin(task.family, "tests", _Entry(task)) for task in tasks]  # type: ignore[arg-type]
     installed = plugins.tasks().plugins
-    return lambda: plugins.Registry("task", Task, [*installed, *own])  # type: ignore[type-abstract]
+    return lambda files=(): plugins.Registry("task", Task, [*installed, *own])  # type: ignore[type-abstract]
 
 
 LEARNS: dict[str, Any] = {"epochs": 60, "lr": 1e-2, "global_batch": 8}

@@ -16,18 +16,40 @@ from unbench.plan import data_folder, differing_fields, identity_of, make_plan, 
 def test_run_id_is_the_hash_of_the_identity() -> None:
     plan = make_plan("npo", "bios/fact")
     body = plan.model_dump(mode="json", by_alias=True)
-    for field in ("seeds", "device", "batch_size", "model_path", "data_dir", "task_path"):
+    for field in ("seeds", "device", "batch_size", "machine", "serving", "model_path", "data_dir", "task_path"):
         del body[field]
     # Fields of later versions stay out where they say nothing.
-    for field, default in (("prepared", None), ("references", []), ("gradnorm", False), ("lm_eval", [])):
+    for field, default in (
+        ("prepared", None),
+        ("references", []),
+        ("gradnorm", False),
+        ("lm_eval", []),
+        ("plugins", []),
+        ("max_retain_rise", None),
+        ("score_engine", None),
+    ):
         assert body.pop(field) == default
+    assert (body["config"].pop("augment"), body["config"].pop("paraphrases")) == ("none", 5)
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert plan.run_id == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_a_setting_of_augment_counts_only_with_it() -> None:
+    plan = make_plan("npo", "bios/fact")
+    assert make_plan("npo", "bios/fact", settings={"paraphrases": 9}).run_id == plan.run_id
+    more = [make_plan("npo", "bios/fact", settings={"augment": "paraphrases", "paraphrases": n}) for n in (5, 9)]
+    assert len({plan.run_id, *(one.run_id for one in more)}) == 3
+    assert (
+        make_plan("unstar", "bios/fact", settings={"paraphrases": 9}).run_id != make_plan("unstar", "bios/fact").run_id
+    )
 
 
 def test_seeds_and_machine_leave_the_run_id() -> None:
     plan = make_plan("npo", "bios/fact")
     assert make_plan("npo", "bios/fact", seeds=(1, 2), device="cpu", batch_size=3).run_id == plan.run_id
+    machine = {"num_processes": 2, "gradient_checkpointing": True, "report_to": "tensorboard", "checkpoint_every": 1.0}
+    assert make_plan("npo", "bios/fact", **machine).run_id == plan.run_id  # type: ignore[arg-type]
+    assert make_plan("npo", "bios/fact", max_retain_rise=0.5).run_id != plan.run_id
     assert make_plan("npo", "bios/fact", settings={"beta": 0.3}).run_id != plan.run_id
     assert make_plan("npo", "bios/fact", split="select").run_id != plan.run_id
 

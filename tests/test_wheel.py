@@ -58,3 +58,10 @@ def test_every_method_and_task_is_there(installed: Path, tmp_path: Path) -> None
     assert not [entry for entry in found if entry["error"]]
     done = inside(installed, tmp_path, "-m", "unbench", "tasks", "--json")
     assert {entry["name"] for entry in json.loads(done.stdout)["tasks"]} == {"bios", "facts", "tofu"}
+
+
+@pytest.mark.parametrize("package", [(), ("--package",)])
+def test_a_new_method_is_written_from_the_wheel(installed: Path, tmp_path: Path, package: tuple[str, ...]) -> None:
+    done = inside(installed, tmp_path, "-m", "unbench", "new-method", "fresh", *package)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.strip()).is_file()

@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from unbench import plugins
 from unbench.errors import UsageError
 from unbench.method import Progress, TrainSettings
 from unbench.models.choose import listed, locate, locate_references, refuse_for_given
 from unbench.models.pairs import Pair, shipped
 from unbench.plan import Plan, data_folder, first_error, make_plan
+from unbench.pluginfile import plugin_files
+from unbench.plugins import open_task
 from unbench.results.schema import Compute, Hashes, Measured, Result
 from unbench.task import Split, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from unbench.engines.settings import EngineName
+    from unbench.engines.vllm import VLLMEngine
     from unbench.models.prepare import Answered
 
 
 def run(
-    method: str = "unstar",
+    method: str | None = None,
     task: str = "bios/fact",
     model: str | None = None,
     *,
@@ -34,19 +37,20 @@ def run(
     progress: Progress | None = None,
     **options: Any,
 ) -> Result:
-    """Run a method on a task and score what it hands back.
+    """Run a method (UnSTAR where none is named) on a task and score what it hands back.
 
     ``options`` are those of :func:`unbench.plan.make_plan`: ``seeds=(0, 1, 2)``, ``split="select"``,
     ``train="lora"``, ``settings={"lr": 1e-4}``, ``device``, ``dtype``, ``batch_size``, ``limit``, ``budget_tokens``,
-    ``data_dir``, ``target`` and ``references`` (models that take the place of a prepared pair), ``lm_eval`` …
+    ``data_dir``, ``target`` and ``references`` (models that take the place of a prepared pair), ``lm_eval``,
+    ``plugins=["my_method.py"]`` (files with a method of your own; with no ``method`` their single one is run) …
     Raises ``UnbenchError`` with one sentence for anything the caller can mend.
     """
     from unbench import spine
 
-    if not isinstance(method, str):
+    if method is not None and not isinstance(method, str):
         raise UsageError(
             "unbench.run takes the name of a registered method.",
-            "Register the class under the entry-point group unbench.methods (README, 'A method in 20 lines').",
+            "Put the class into a file and name it: plugins=['my_method.py'] (README, 'A method in 20 lines').",
         )
     plan = make_plan(method, task, model, **options)
     return spine.run(plan, Path(out), resume=resume, progress=progress)
@@ -69,7 +73,7 @@ def prepare(
     """
     from unbench.models.makepair import prepare_pair
 
-    problem = plugins.open_task(task, split, data_folder(task, data_dir))
+    problem = open_task(task, split, data_folder(task, data_dir))
     return prepare_pair(problem, model, progress=progress, **options)
 
 
@@ -108,6 +112,9 @@ def evaluate(
     system_prompt: str | None = None,
     gradnorm: bool = False,
     lm_eval: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    vllm: VLLMEngine | None = None,
+    engines: tuple[EngineName, EngineName | None] = ("hf", None),
     weights_hash: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -117,9 +124,12 @@ def evaluate(
     ``references`` the models that never saw the forget set. Without a target UnBench's own scores are null, and what
     needs none (TOFU's metrics) is computed all the same. The model is left as it was. ``weights_hash``
     (``unbench.models.cache.folder_hash``) tells models of one ``name`` apart: it enters the run-id and the result.
+    ``plugins`` are files that may hold the task. ``engines`` names what generates and, where that is another, what
+    scores; ``vllm`` is an open engine with the same weights, for what it says is vLLM's.
     """
     from unbench import responses
     from unbench.engines.hf import HFEngine
+    from unbench.engines.room import engine_names, joined
     from unbench.lmeval.harness import capabilities, check_tasks
     from unbench.results.probes import probe_table
     from unbench.spine import measure_step
@@ -134,19 +144,21 @@ def evaluate(
     lm_eval = listed(lm_eval)
     if lm_eval:
         check_tasks(lm_eval)
-    folder = data_folder(task, data_dir)
-    problem = plugins.open_task(task, split, folder)
+    files = plugin_files(plugins)
+    folder = data_folder(task, data_dir, files)
+    problem = open_task(task, split, folder, files)
     device = str(next(model.parameters()).device)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     machine = {"device": device, "batch_size": batch_size, "data_dir": str(folder) if folder else None}
     config = {"weights": weights_hash} if weights_hash else {}
-    more = {"config": config, "limit": limit, "gradnorm": gradnorm, "lm_eval": lm_eval} | machine
+    more = {"config": config, "limit": limit, "gradnorm": gradnorm, "lm_eval": lm_eval, "plugins": files} | machine
+    more |= {"engine": engines[0], "score_engine": engines[1]}
     plan = _evaluation_plan(problem, name, target, references, dtype, more)
     answered = _answered(plan, problem, target, progress)
     prepared_s = time.perf_counter() - started
-    with HFEngine(model, tokenizer, device=device, batch_size=batch_size) as engine:
+    with HFEngine(model, tokenizer, device=device, batch_size=batch_size) as own:
         frame = responses.respond(
-            engine,
+            joined(engine_names(plan), own, vllm),
             tokenizer,
             answered.probes,
             role="unlearned",

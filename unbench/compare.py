@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbench.errors import EnvironmentProblem, UsageError
+from unbench.errors import UsageError
+from unbench.figures import INK, METHOD, SOFT, check_format, save
 from unbench.leaderboard.boards import OWN_CONTROLS, SCORES, reason_of, run_labels
 from unbench.leaderboard.plot import Box, place_labels, printable, shorten
 from unbench.results.schema import Result, Score
@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = {".png": "png", ".svg": "svg"}
 PANEL = 5.2
 """Width and height of one panel, inches."""
-DPI = 150
-INK, SOFT, METHOD = "#1c2127", "#575f69", "#0a655f"
 
 
 def compare_table(results: Sequence[Result]) -> pd.DataFrame:
@@ -41,29 +38,10 @@ def plot(results: Sequence[Result], path: Path) -> Path:
     ``UsageError`` for another suffix than .png or .svg or for nothing to draw, ``EnvironmentProblem`` where ``path``
     can't be written.
     """
-    import matplotlib as mpl
-
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise UsageError(f"A plot can't be saved as {path.name!r}.", "Name a file that ends in .png or .svg.")
+    check_format(path)
     if not results:
         raise UsageError("There is no run to draw.", "Name at least one: unbench compare RUN RUN …")
-    # The salt makes the ids inside the SVG depend on the drawing alone; a date would change every time.
-    with mpl.rc_context({"svg.hashsalt": "unbench", "font.family": ["DejaVu Sans"], "font.size": 9}):
-        figure = _figure(results)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
-            os.replace(temporary, path)
-        except OSError as problem:
-            raise EnvironmentProblem(
-                f"The plot can't be written to {str(path)!r}: {problem.strerror or problem}.", "Name another file."
-            ) from problem
-        finally:
-            if temporary.exists():
-                temporary.unlink()
-    return path
+    return save(lambda: _figure(results), path)
 
 
 def _record(result: Result) -> dict[str, object]:

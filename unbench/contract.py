@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unbench.contract_world import World, context_for, mean_nll
+from unbench.contract_world import WIDTH, World, context_for, mean_nll
 from unbench.method import LossMethod, Method, TrainSettings, UnlearnContext, Unlearned
+from unbench.plugincheck import in_words
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ RISE = 0.5
 """Least rise of the forget answers' mean NLL, in nats a token."""
 TOLERANCE = 1e-6
 """Largest change of a gradient by a batch split, as a share of the largest gradient."""
+TARGET_ADVICE = "Train the copy that context.target.load() gives, and save into context.folder only."
 SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"steps": 20, "lr": 3e-3, "batch_size": 8},
     "lora": {"steps": 20, "lr": 3e-2, "batch_size": 8},
@@ -60,7 +62,7 @@ def check_method(
     after = folder_hash(world.target_path), folder_hash(world.reference_path)
     checks = [
         Check("the target on disk is untouched", before == after, "SHA-256 of its files, before and after",
-              "Train the copy that context.target.load() gives, and save into context.folder only."),
+              TARGET_ADVICE),
         Check("nothing is printed to stdout", not first.printed, repr(first.printed[:80]),
               "Use context.progress or the logging module."),
     ]  # fmt: skip
@@ -96,7 +98,7 @@ def _run(method: Method, world: World, folder: Path, kind: Literal["full", "lora
     with contextlib.redirect_stdout(printed):
         unlearned = method.unlearn(context)
     if not isinstance(unlearned, Unlearned):
-        raise TypeError(f"unlearn returned {type(unlearned).__name__}, not Unlearned")
+        raise TypeError(f"unlearn returned {in_words(unlearned)}, not Unlearned")
     return Outcome(unlearned, context, printed.getvalue(), loaded)
 
 
@@ -162,27 +164,45 @@ def _counts_usage(run: Outcome) -> Check:
 
 
 def _masks_padding(method: LossMethod, world: World) -> Check:
-    """Padding must not matter: no gradient on its logits, and other ids or logits there change no bit of the loss."""
+    """Padding must not matter: no gradient on what the model gives there, and other ids or values there change no bit
+    of the loss."""
+    values, grads = zip(*(_on_random_outputs(method, world, pad_id, noise) for pad_id, noise in ((0, 0.0), (7, 5.0))),
+                        strict=True)  # fmt: skip
+    stray = max((float(grad[~mask].abs().max()) for grad, mask in grads[0]), default=0.0)
+    same = values[0] == values[1] and all(a.equal(b) for (a, _), (b, _) in zip(*grads, strict=True))
+    return Check("padding carries no gradient", stray == 0.0 and same, f"largest gradient on padding {stray:g}",
+                 "Sum with Loss.per_token(values, batch.answer_mask), or over batch.logprobs().")  # fmt: skip
+
+
+def _on_random_outputs(
+    method: LossMethod, world: World, pad_id: int, noise: float
+) -> tuple[float, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The forget loss on ragged rows where logits and hidden states are random numbers, ``noise`` added on padding; its
+    gradient by all that it read, each with the mask of the answers' tokens."""
     import torch
 
     from unbench.training.batch import AnswerBatch
 
-    rows = world.ragged_rows()
-    generator = torch.Generator().manual_seed(0)
-    mask = AnswerBatch(rows, lambda b: b.input_ids).answer_mask
-    logits = torch.randn(*mask.shape, world.vocabulary, generator=generator, dtype=torch.float64)
-    values, grads = [], []
-    for pad_id, noise in ((0, 0.0), (7, 5.0)):
-        leaf = torch.where(mask[..., None], logits, logits + noise).requires_grad_()
-        batch = AnswerBatch(rows, lambda b, leaf=leaf: leaf, lambda b: logits.flip(-1), pad_id=pad_id)  # type: ignore[misc]
-        loss = method.forget_loss(batch)
-        (grad,) = torch.autograd.grad(loss.sum, leaf)
-        values.append(loss.sum.detach())
-        grads.append(grad)
-    stray = float(grads[0][~mask].abs().max())
-    same = bool(values[0] == values[1]) and grads[0].equal(grads[1])
-    return Check("padding carries no gradient", stray == 0.0 and same, f"largest gradient on padding {stray:g}",
-                 "Sum with Loss.per_token(values, batch.answer_mask), or over batch.logprobs().")  # fmt: skip
+    read: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def outputs(batch: AnswerBatch, width: int) -> torch.Tensor:
+        mask = batch.answer_mask
+        generator = torch.Generator().manual_seed(width)
+        values = torch.randn(*mask.shape, width, generator=generator, dtype=torch.float64)
+        return torch.where(mask[..., None], values, values + noise)
+
+    def leaf(batch: AnswerBatch, width: int) -> torch.Tensor:
+        read.append((outputs(batch, width).requires_grad_(), batch.answer_mask))
+        return read[-1][0]
+
+    batch = AnswerBatch(
+        world.ragged_rows(), lambda b: leaf(b, world.vocabulary), lambda b: outputs(b, world.vocabulary).flip(-1),
+        hidden_of=lambda b, layer: leaf(b, WIDTH), target_hidden_of=lambda b, layer: outputs(b, WIDTH).flip(-1),
+        pad_id=pad_id,
+    )  # fmt: skip
+    loss = method.forget_loss(batch)
+    grads = torch.autograd.grad(loss.sum, [one for one, _ in read])
+    return float(loss.sum.detach()), [(grad, mask) for grad, (_, mask) in zip(grads, read, strict=True)]
 
 
 def _splits(method: LossMethod, world: World, folder: Path, kind: Literal["full", "lora"]) -> Check:

@@ -24,6 +24,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 FACTS, FORGET = 32, 8
+WIDTH = 48
+"""Of the model's hidden states."""
 RELATIONS = {"live": "lives in", "work": "works in"}
 
 
@@ -42,18 +44,25 @@ class World:
         return len(self.tokenizer)
 
     def ragged_rows(self) -> list[EncodedRow]:
-        """Rows of unequal lengths with made-up target log-probabilities."""
+        """Rows of unequal lengths with made-up target log-probabilities, a preferred answer beside each."""
         import torch
 
         from unbench.training.batch import EncodedRow
 
         generator = random.Random(1)
-        rows = []
-        for prompt, answer in ((3, 1), (9, 6), (5, 4)):
-            ids = [generator.randrange(self.vocabulary) for _ in range(prompt + answer)]
+
+        def row(prompt: tuple[int, ...], answer: int, preferred: EncodedRow | None = None) -> EncodedRow:
             target = -torch.arange(1, answer + 1, dtype=torch.float64) / 2
-            rows.append(EncodedRow(tuple(ids[:prompt]), tuple(ids[prompt:]), 1.0, target))
-        return rows
+            return EncodedRow(prompt, ids(answer), 1.0, target, preferred)
+
+        def ids(number: int) -> tuple[int, ...]:
+            return tuple(generator.randrange(self.vocabulary) for _ in range(number))
+
+        prompts = [ids(prompt) for prompt in (3, 9, 5)]
+        return [
+            row(prompt, answer, row(prompt, other))
+            for prompt, answer, other in zip(prompts, (1, 6, 4), (5, 2, 3), strict=True)
+        ]
 
 
 class TinyTarget:
@@ -134,7 +143,7 @@ def _random_model(vocabulary: int, tokenizer: PreTrainedTokenizerBase, seed: int
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
-            hidden_size=48,
+            hidden_size=WIDTH,
             intermediate_size=96,
             num_hidden_layers=2,
             num_attention_heads=4,

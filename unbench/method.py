@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unbench.training.settings import MachineSettings
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
     from datasets import Dataset
@@ -27,11 +29,16 @@ if TYPE_CHECKING:
 
     from unbench.engines.base import Engine
     from unbench.training.batch import AnswerBatch
+    from unbench.training.checkpoint import Checkpoints
 
 Progress = Callable[[str, int, int], None]
 """``progress(description, done, total)``; cheap to call often."""
 
 MethodKind = Literal["control", "gradient", "preference", "representation", "distillation", "data", "inference"]
+MethodNeed = Literal["retain", "target", "generation"]
+"""What a method can't do without: the retain rows, the frozen target beside the model, an engine that generates."""
+API_VERSION = 1
+"""Version of this module's promises to plugins. It is raised when a method written for the old one would break."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,9 @@ class MethodCard:
     paper: str | None = None
     year: int | None = None
     summary: str = ""
+    needs: tuple[MethodNeed, ...] = ()
+    """What can't be read off a loss method's ``needs`` and its defaults (``needs_of``): what an ``unlearn`` of its own
+    uses, or that the model writes text."""
 
 
 class TrainSettings(BaseModel):
@@ -121,6 +131,14 @@ class UnlearnContext:
     retrain: Callable[[], Path] | None = None
     """Folder of a reference model of a further seed; only the ``retrain`` control has a use for it."""
     usage: Usage = field(default_factory=Usage)
+    max_retain_rise: float | None = None
+    """Training stops once the retain rows' NLL has risen by more than so many nats a token; None never stops it."""
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    """How training is carried out here; it changes no number beyond rounding."""
+    while_training: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Entered while weights are trained: the harness takes the time and has its engine give back memory."""
+    checkpoints: Checkpoints | None = None
+    """Where the harness keeps the state of long trainings; a method has no use for it."""
 
 
 class MethodConfig(BaseModel):
@@ -133,11 +151,15 @@ class Method(ABC):
     """A method plugin, registered under the entry-point group ``unbench.methods``."""
 
     card: ClassVar[MethodCard]
+    api: ClassVar[int] = API_VERSION
+    """The API version that a plugin was written for; one that says nothing is taken to fit."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     trains: ClassVar[bool] = True
     """False where the weights stay as they are (a control, a system prompt)."""
     tuned: ClassVar[dict[str, dict[str, Any]]] = {}
     """Settings found by tuning on ``select``, by model name, laid over the published defaults of ``Config``."""
+    space: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Choices by setting name: what ``unbench tune`` searches. Empty where there is nothing to tune."""
     contract: ClassVar[dict[str, Any]] = {}
     """Settings for the tiny model of the contract test (``unbench.contract``), where its own do not suit the method."""
 
@@ -183,6 +205,10 @@ class LossConfig(MethodConfig):
     gamma: float = Field(1.0, ge=0, description="weight of the forget loss")
     alpha: float = Field(1.0, ge=0, description="weight of the retain loss")
     retain_loss: Literal["nll", "kl"] = Field("nll", description="retain term: NLL, or KL(target ‖ model)")
+    augment: Literal["none", "paraphrases"] = Field(
+        "none", description="paraphrases: each forget question is also asked in words that the model found itself"
+    )
+    paraphrases: int = Field(5, ge=1, description="paraphrases wanted of each forget question, where augment asks")
 
 
 class LossMethod(Method):
@@ -194,10 +220,34 @@ class LossMethod(Method):
     """What ``forget_loss`` counts; the trainer needs the global count before any forward pass (``forget_count``)."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """``target_logprobs``: the target's token log-probabilities of the forget rows, computed once before training.
-    ``target_logits``: ``batch.target_logits()`` may be called on forget rows (one frozen model, or the adapter off)."""
+    ``target_logits``: ``batch.target_logits()`` may be called on forget rows (one frozen model, or the adapter off).
+    ``target_hidden``: ``batch.target_hidden(layer)`` is called, on whatever rows."""
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Called before training, for a loss that needs token ids of its own (a refusal's, say); most don't."""
+    def prepare(self, context: UnlearnContext, model: Any) -> None:
+        """Called once before every training, with the model that will be trained. For a loss that needs more than its
+        rows: token ids of its own, a random vector, texts that the model writes, a second model, parameters that stay
+        frozen. What belongs to one training is (re)set here. Most need nothing."""
+
+    def weights(self, step: int) -> tuple[float, float]:
+        """γ and α of an optimiser step (from 0). Both terms are there as long as ``config.gamma`` and ``config.alpha``
+        are above 0, whatever this returns."""
+        return self.config.gamma, self.config.alpha
+
+    def observe(self, step: int, losses: Mapping[str, float]) -> None:
+        """Called after each optimiser step with the values of its terms (``forget``, ``retain``), each over the whole
+        step: the same however the step was split. For a method that adapts its weights."""
+
+    def state(self) -> dict[str, Any]:
+        """What ``observe`` has led to, as JSON values: kept with a checkpoint."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` returned, after ``prepare``, where a training goes on from a checkpoint."""
+
+    def forget_radius(self) -> float:
+        """ρ: the forget gradient is taken at θ + ρ g/‖g‖, g the whole step's forget gradient at θ (sharpness-aware);
+        0 takes it at θ."""
+        return 0.0
 
     @abstractmethod
     def forget_loss(self, batch: AnswerBatch) -> Loss:
@@ -219,7 +269,25 @@ class LossMethod(Method):
         """The answers that the forget rows are trained on; the rows' own unless a method replaces them."""
         return [str(row["answer"]) for row in rows]
 
+    def preferred_answers(self, rows: Sequence[dict[str, Any]], seed: int) -> Sequence[Sequence[str]] | None:
+        """For a loss on pairs: the answers preferred to those of ``forget_answers``, some for each row, of which a step
+        takes one drawn by the seed (``batch.preferred``). A row that has none is left out. None: no pairs."""
+        return None
+
     def unlearn(self, context: UnlearnContext) -> Unlearned:
         from unbench.training.loop import train_loss_method
 
         return train_loss_method(self, context)
+
+
+def needs_of(method_class: type[Method]) -> tuple[MethodNeed, ...]:
+    """What a method needs with its default settings: what its card declares, and of a loss what follows from it (a
+    retain term, the target's log-probabilities, a retain term that holds the model to the target)."""
+    found: set[MethodNeed] = set(method_class.card.needs)
+    if issubclass(method_class, LossMethod):
+        config: Any = method_class.Config()
+        if config.alpha > 0:
+            found.add("retain")
+        if method_class.needs or (config.alpha > 0 and config.retain_loss != "nll"):
+            found.add("target")
+    return tuple(need for need in get_args(MethodNeed) if need in found)

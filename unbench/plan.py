@@ -12,14 +12,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unbench import plugins
+from unbench.engines.settings import EngineName, ServingSettings, choose_engines
 from unbench.errors import UsageError
-from unbench.method import Method, MethodConfig, TrainSettings
+from unbench.method import Method, MethodConfig, TrainSettings, needs_of
 from unbench.models.choose import ReferenceModel, choose_models, listed
+from unbench.pluginfile import PluginFile, plugin_files
+from unbench.plugins import choose_method, open_task
 from unbench.task import Split, Task, canonical_json
+from unbench.training.settings import MachineSettings
+from unbench.tuned import tuned_settings
 
-MACHINE_FIELDS = frozenset({"device", "batch_size", "model_path", "data_dir", "task_path"})
+MACHINE_FIELDS = frozenset({"device", "batch_size", "machine", "serving", "model_path", "data_dir", "task_path"})
 """Fields that say where and how a run is computed, not what; they and the seeds stay out of the run-id."""
-LATER_FIELDS = ("prepared", "references", "gradnorm", "lm_eval")
+LATER_FIELDS = ("prepared", "references", "gradnorm", "lm_eval", "plugins", "max_retain_rise", "score_engine")
 """Fields that the first plans lacked; where they say nothing they stay out of the run-id, so that those keep theirs."""
 
 
@@ -47,7 +52,8 @@ class Plan(BaseModel):
     model_path: str | None = Field(None, description="where the folder lies on this machine; not in results")
     revision: str | None = Field(None, description="revision of a hub model")
     train: TrainSettings = Field(description="how weights are trained")
-    engine: Literal["hf"] = Field(default="hf", description="what generates and scores")
+    engine: EngineName = Field(default="hf", description="what generates and scores")
+    score_engine: EngineName | None = Field(default=None, description="what scores, where that is another engine")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="number format of the weights"
     )
@@ -64,6 +70,12 @@ class Plan(BaseModel):
     references: tuple[ReferenceModel, ...] = Field(default=(), description="references that don't ship with UnBench")
     gradnorm: bool = Field(default=False, description="whether gradient norms are taken (mia_gradnorm)")
     lm_eval: tuple[str, ...] = Field(default=(), description="tasks of lm-eval asked of the unlearned model")
+    plugins: tuple[PluginFile, ...] = Field(default=(), description="files of code that were named by --plugin")
+    max_retain_rise: float | None = Field(
+        default=None, gt=0, description="training stops once the retain rows' NLL has risen by so many nats a token"
+    )
+    machine: MachineSettings = Field(default=MachineSettings(), description="how training is carried out")
+    serving: ServingSettings = Field(default=ServingSettings(), description="how vLLM is started, where it serves")
 
     def identity(self) -> dict[str, Any]:
         """The part that decides the numbers: all but seeds and machine fields."""
@@ -72,13 +84,13 @@ class Plan(BaseModel):
     def public(self) -> dict[str, Any]:
         """The plan as results show it: without a path of this machine."""
         body: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        references = [{**one, "path": None} for one in body["references"]]
-        return {**body, "model_path": None, "data_dir": None, "task_path": None, "references": references}
+        lists = {name: [{**one, "path": None} for one in body[name]] for name in ("references", "plugins")}
+        return {**body, "model_path": None, "data_dir": None, "task_path": None, **lists}
 
     def open_task(self) -> Task:
         """The task, from its file where it is the user's own, its rows from the plan's data folder."""
         folder = Path(self.data_dir) if self.data_dir else None
-        return plugins.open_task(self.task_path or self.task, self.split, folder)
+        return plugins.open_task(self.task_path or self.task, self.split, folder, self.plugins)
 
     @property
     def run_id(self) -> str:
@@ -103,11 +115,18 @@ def identity_of(body: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop(name, None)
     if "references" in kept:
         kept["references"] = [{key: one[key] for key in ("name", "hash")} for one in kept["references"]]
+    if "plugins" in kept:
+        # What the files say counts, not what they are called or which of their classes were named.
+        kept["plugins"] = sorted(one["hash"] for one in kept["plugins"])
+    config = kept.get("config") or {}
+    if config.get("augment") == "none":
+        # Settings that the first losses lacked, and that say nothing here.
+        kept["config"] = {key: value for key, value in config.items() if key not in ("augment", "paraphrases")}
     return kept
 
 
 def make_plan(
-    method: str = "unstar",
+    method: str | None = None,
     task: str = "bios/fact",
     model: str | None = None,
     *,
@@ -129,20 +148,36 @@ def make_plan(
     data_dir: str | Path | None = None,
     gradnorm: bool = False,
     lm_eval: Sequence[str] = (),
+    plugins: Sequence[str | Path | PluginFile] = (),
+    max_retain_rise: float | None = None,
+    num_processes: int = 1,
+    gradient_checkpointing: bool | None = None,
+    report_to: str = "none",
+    checkpoint_every: float = MachineSettings().checkpoint_every,
+    engine: str = "auto",
+    score_engine: str = "auto",
+    tensor_parallel: int = 1,
+    data_parallel: int = 1,
+    gpu_memory: float | None = None,
 ) -> Plan:
     """Resolve and check every option. Raises ``UsageError`` naming what is wrong.
 
+    ``plugins`` are Python files with a method (or a task) of one's own; with ``method`` None their single method is
+    taken, and UnSTAR where there are none.
+    ``max_retain_rise`` (nats a token) ends the training early; ``num_processes``, ``gradient_checkpointing``,
+    ``report_to`` and ``checkpoint_every`` (seconds) say how it is carried out (``MachineSettings``).
+    ``engine`` and ``score_engine`` ("auto", "hf", "vllm") are what generates and what scores; ``tensor_parallel``,
+    ``data_parallel`` and ``gpu_memory`` (share) say how vLLM is started (``ServingSettings``).
     ``target`` and ``references`` are models (hub id or folder) that take the place of a prepared pair where the task's
     target is trained; ``data_dir`` is where the task's rows lie (else ``UNBENCH_DATA``, where the task takes one).
     """
     if isinstance(seeds, int):
         raise UsageError(f"seeds are a sequence, not {seeds}.", f"Give seeds=range({seeds}) or seeds=({seeds},).")
     model, target = (None if one is None else str(one) for one in (model, target))
-    registry = plugins.methods()
-    plugin = registry.find(method)
-    method_class = registry.load_plugin(plugin)
-    folder = data_folder(task, data_dir)
-    problem = plugins.open_task(task, split, folder)
+    files = plugin_files(plugins)
+    plugin, method_class = choose_method(method, files)
+    folder = data_folder(task, data_dir, files)
+    problem = open_task(task, split, folder, files)
     models = choose_models(problem, model, target, references, revision)
     model = model or target or problem.default_model
     _refuse_idle_lora(model, train, rank, lora_alpha, lora_targets)
@@ -150,6 +185,10 @@ def make_plan(
     lora = {"rank": rank, "lora_alpha": lora_alpha, "targets": listed(lora_targets) if lora_targets else None}
     kind = train or default_train(model)
     try:
+        serving = ServingSettings(tensor_parallel=tensor_parallel, data_parallel=data_parallel, gpu_memory=gpu_memory)
+        generates = "generation" in needs_of(method_class)
+        engines = choose_engines(engine, score_engine, device, generates=generates, processes=num_processes,
+                                 serving=serving)  # fmt: skip
         return Plan(
             schema="unbench.plan/1",
             method=plugin.qualified,
@@ -160,6 +199,9 @@ def make_plan(
             task_hash=problem.hash,
             **models,
             train=TrainSettings.model_validate({"kind": kind} | {k: v for k, v in lora.items() if v is not None}),
+            engine=engines[0],
+            score_engine=engines[1],
+            serving=serving,
             dtype=dtype,  # type: ignore[arg-type]
             limit=limit,
             budget_tokens=budget_tokens,
@@ -170,19 +212,26 @@ def make_plan(
             task_path=str(problem.path.resolve()) if problem.path else None,
             gradnorm=gradnorm,
             lm_eval=tuple(dict.fromkeys(listed(lm_eval))),
-        )
+            plugins=files,
+            max_retain_rise=max_retain_rise,
+            machine=MachineSettings(
+                num_processes=num_processes, gradient_checkpointing=gradient_checkpointing,
+                report_to=report_to, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]
+            ),
+        )  # fmt: skip
     except ValidationError as problem_found:
         raise UsageError(first_error(problem_found), "'unbench run --help' lists the options.") from problem_found
 
 
-def data_folder(task: str, given: str | Path | None) -> Path | None:
+def data_folder(task: str, given: str | Path | None, files: Sequence[PluginFile] = ()) -> Path | None:
     """Where a task's rows lie: the folder given, else ``UNBENCH_DATA`` where the task takes one, else None."""
     task, said_by = str(task), "--data-dir"
     if given is None:
         given, said_by = os.environ.get("UNBENCH_DATA") or None, "UNBENCH_DATA"
         family = task.partition("/")[0]
-        known = any(family == plugin.name for plugin in plugins.tasks().plugins)
-        if given is None or not known or plugins.names_file(task) or not plugins.tasks().load(family).takes_data_dir:
+        registry = plugins.tasks(files)
+        known = any(family == plugin.name for plugin in registry.plugins)
+        if given is None or not known or plugins.names_file(task, files) or not registry.load(family).takes_data_dir:
             return None
     folder = Path(given).expanduser().resolve()
     if not folder.is_dir():
@@ -217,7 +266,7 @@ def resolve_config(method_class: type[Method], model: str, settings: Mapping[str
             hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(fields) or 'none'}."
             raise UsageError(f"Method {name!r} has no setting called {key!r}.", hint)
     try:
-        return method_class.Config.model_validate({**method_class.tuned.get(model, {}), **settings})
+        return method_class.Config.model_validate({**tuned_settings(method_class, model), **settings})
     except ValidationError as problem:
         raise UsageError(
             f"Method {name!r}: {first_error(problem)}", f"'unbench methods {name}' lists its settings."
@@ -234,7 +283,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if key.strip() in settings:
             raise UsageError(f"--set gives {key.strip()!r} twice.", "Give it once.")
         try:
-            settings[key.strip()] = _number(yaml.safe_load(value))
+            settings[key.strip()] = number_of(yaml.safe_load(value))
         except yaml.YAMLError as problem:
             raise UsageError(f"--set {key}: {value!r} can't be read as a value.", "Quote it.") from problem
     return settings
@@ -252,7 +301,8 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
     return found
 
 
-def _number(value: Any) -> Any:
+def number_of(value: Any) -> Any:
+    """A value as YAML gave it, 1e-4 as a number."""
     # YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people write 1e-4.
     if isinstance(value, str):
         try:

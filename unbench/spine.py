@@ -7,42 +7,63 @@ ends with the same result.
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbench import plugins, responses
+from unbench import plugins, processes, responses
+from unbench.engines.room import Engines
+from unbench.engines.room import check as check_engines
 from unbench.errors import EnvironmentProblem, RunFailed, UnbenchError, UsageError
+from unbench.guard import untouched
 from unbench.method import Method, Progress, UnlearnContext, Unlearned, Usage
 from unbench.models.cache import folder_hash
 from unbench.plan import Plan
+from unbench.plugincheck import in_words
+from unbench.processes import Returned
 from unbench.results.record import RunTotals, peak_memory, record, source_hash
 from unbench.results.schema import Measured, Result, Score
-from unbench.results.store import RunFolder, SeedFolder, write_refused, writing_to
+from unbench.results.store import RunFolder, SeedFolder, read_result, write_refused, writing_to
+from unbench.stdout import to_stderr
 from unbench.task import Row, Task
+from unbench.training.settings import check_reporter
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-    from unbench.engines.base import Engine
     from unbench.models.prepare import Answered, Models, Prepared
 
 
 def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress: Progress | None = None) -> Result:
     """Carry out a plan and return its result (also in ``<run folder>/result.json``)."""
-    progress = progress or _silent
+    launched = processes.launched()
+    if launched is None:
+        return _run(plan, out, resume, progress or _silent)
+    # Started by accelerate launch or torchrun: the first process does everything, the others join it in the training.
+    plan = processes.as_launched(plan, launched)
+    if launched.rank > 0:
+        processes.follow(plan)
+        return read_result(RunFolder(out / plan.folder_name))
+    with processes.leading(plan):
+        return _run(plan, out, resume, progress or _silent)
+
+
+def _run(plan: Plan, out: Path, resume: bool, progress: Progress) -> Result:
     totals = RunTotals(started=time.perf_counter())
     task = plan.open_task()
     asked = plan.seeds
-    # Before the run has a folder: a model or device that can't be had must leave nothing behind.
+    # Before the run has a folder: a model, device or package that can't be had must leave nothing behind.
+    check_reporter(plan.machine.report_to)
     models = find_models(plan, task, progress)
     folder, plan = RunFolder.start(out, plan, resume=resume)
-    with writing_to(folder.path), folder.alone(), clear_about_memory():
+    engines = Engines(models.target, plan, folder.logs)
+    with writing_to(folder.path), folder.alone(), clear_about_memory(), engines:
+        folder.keep_plugins(plan)
         with totals.step("prepare"):
             prepared = prepare_step(plan, task, models, progress)
         tables: dict[int, pd.DataFrame] = {}
@@ -51,13 +72,14 @@ def run(plan: Plan, out: Path = Path("runs"), *, resume: bool = False, progress:
             place = folder.seed(seed)
             if seed in asked and not resume:
                 place.restart_unlearn()
-            unlearned = unlearn_step(plan, prepared, place, seed, progress)
-            tables[seed] = respond_step(plan, task, prepared, unlearned, place, progress)
+            unlearned = unlearn_step(plan, prepared, engines, place, seed, progress)
+            tables[seed] = respond_step(plan, task, prepared, engines, unlearned, place, progress)
             if plan.lm_eval:
                 general[seed] = capabilities_step(plan, prepared, unlearned, place, progress)
         with totals.step("measure"):
             trained = {seed: folder.seed(seed).trained_questions() for seed in plan.seeds}
             measured = measure_step(task, tables, prepared, progress, trained, general)
+        totals.engine_starts = engines.starts
         return record_step(plan, task, folder, prepared, tables, measured, totals)
 
 
@@ -69,7 +91,9 @@ def find_models(plan: Plan, task: Task, progress: Progress) -> Models:
         from unbench.lmeval.harness import check_tasks
 
         check_tasks(plan.lm_eval)
-    return find(plan, task, progress)
+    models = find(plan, task, progress)
+    check_engines(plan, models.target)
+    return models
 
 
 def prepare_step(plan: Plan, task: Task, models: Models, progress: Progress) -> Prepared:
@@ -79,8 +103,12 @@ def prepare_step(plan: Plan, task: Task, models: Models, progress: Progress) -> 
     return prepare(plan, task, models, progress)
 
 
-def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, progress: Progress) -> Unlearned:
+def unlearn_step(
+    plan: Plan, prepared: Prepared, engines: Engines, place: SeedFolder, seed: int, progress: Progress
+) -> Unlearned:
     """The method. What it hands back lies in the seed's folder when this returns."""
+    from unbench.training.checkpoint import Checkpoints
+
     done = place.unlearn_record()
     if done is not None and done.get("dtype") != str(prepared.target.dtype):
         raise UsageError(
@@ -88,20 +116,24 @@ def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, p
             "Name the same --dtype, or leave out --resume.",
         )
     if done is None:
-        place.restart_unlearn()
+        place.restart_unlearn(keep_checkpoints=True)
         method = load_method(plan)
-        context = method_context(plan, prepared, place, seed, progress)
-        start = time.perf_counter()
-        unlearned = _call_method(method, context, plan, place)
+        context = method_context(plan, prepared, engines, place, seed, progress)
+        key = f"{plan.run_id} {source_hash(type(method))} {prepared.target.dtype}"
+        checkpoints = Checkpoints(place.checkpoints, plan.machine.checkpoint_every, key)
+        context.checkpoints = checkpoints
+        returned = _call_method(method, context, plan, place, engines)
+        unlearned = returned.unlearned
         done = {
             "weights": _relative(unlearned.weights, place),
             "system_prompt": unlearned.system_prompt,
-            "wall_s": time.perf_counter() - start,
-            "peak_memory_bytes": peak_memory(prepared.target.device),
+            "wall_s": checkpoints.elapsed,
+            "peak_memory_bytes": returned.peak_memory_bytes,
             "dtype": str(prepared.target.dtype),
             "method_hash": source_hash(type(method)),
             "weights_hash": None if unlearned.weights is None else folder_hash(unlearned.weights),
-            "usage": _usage_record(context.usage),
+            "usage": usage_record(context.usage),
+            "work": returned.work,
         }
         place.finish_unlearn(done)
     weights = done["weights"]
@@ -109,7 +141,13 @@ def unlearn_step(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, p
 
 
 def respond_step(
-    plan: Plan, task: Task, prepared: Prepared, unlearned: Unlearned, place: SeedFolder, progress: Progress
+    plan: Plan,
+    task: Task,
+    prepared: Prepared,
+    engines: Engines,
+    unlearned: Unlearned,
+    place: SeedFolder,
+    progress: Progress,
 ) -> pd.DataFrame:
     """One pass over the unlearned model collects all that any metric needs."""
     if place.respond_record() is not None:
@@ -117,7 +155,7 @@ def respond_step(
             return responses.load(place.responses)
     start = time.perf_counter()
     target = prepared.target
-    with _open_engine(prepared, plan) as engine:
+    with engines.open(unlearned) as engine:
         engine.load(unlearned)
         frame = responses.respond(
             engine,
@@ -133,7 +171,8 @@ def respond_step(
         notes = list(engine.stats.notes)
     responses.save(frame, place.responses)
     wall = time.perf_counter() - start
-    place.finish_respond({"wall_s": wall, "notes": notes, "peak_memory_bytes": peak_memory(target.device)})
+    work, peak = engines.take_work(), peak_memory(target.device)
+    place.finish_respond({"wall_s": wall, "notes": notes, "peak_memory_bytes": peak, "work": work})
     # What was stored, not what was in memory: a resumed run then reads the very same numbers.
     return responses.load(place.responses)
 
@@ -209,11 +248,13 @@ def record_step(
 
 def load_method(plan: Plan) -> Method:
     """The plan's method with the plan's settings."""
-    method_class = plugins.methods().load(plan.method)
+    method_class = plugins.methods(plan.plugins).load(plan.method)
     return method_class(method_class.Config.model_validate(plan.config))
 
 
-def method_context(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int, progress: Progress) -> UnlearnContext:
+def method_context(
+    plan: Plan, prepared: Prepared, engines: Engines, place: SeedFolder, seed: int, progress: Progress
+) -> UnlearnContext:
     """What the method is given: never a probe."""
     retrain = prepared.retrain
     return UnlearnContext(
@@ -223,11 +264,14 @@ def method_context(plan: Plan, prepared: Prepared, place: SeedFolder, seed: int,
         seed=seed,
         train=plan.train,
         folder=place.work,
-        open_engine=lambda: _open_engine(prepared, plan),
+        open_engine=engines.open,
+        while_training=engines.training,
         progress=progress,
         device=prepared.target.device,
         batch_size=plan.batch_size,
         budget_tokens=plan.budget_tokens,
+        max_retain_rise=plan.max_retain_rise,
+        machine=plan.machine,
         retrain=None if retrain is None else (lambda: retrain(seed)),
     )
 
@@ -241,11 +285,15 @@ def as_dataset(rows: list[Row]) -> Dataset:
     return Dataset.from_dict({name: [row[name] for row in dumped] for name in columns})
 
 
-def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: SeedFolder) -> Unlearned:
+def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: SeedFolder, engines: Engines) -> Returned:
+    """What the method hands back, and what that took."""
     try:
-        # stdout is data: what a method prints goes to stderr.
-        with redirect_stdout(sys.stderr):
-            unlearned: Any = method.unlearn(context)
+        with to_stderr(), untouched(context.target.path, plan.method):
+            if method.trains and plan.machine.num_processes > 1:
+                returned = processes.unlearn(plan, context, place.path / "processes", engines.logs)
+            else:
+                returned = Returned(method.unlearn(context), peak_memory(context.device), engines.take_work())
+        unlearned: Any = returned.unlearned
         weights = unlearned.weights if isinstance(unlearned, Unlearned) else None
         if weights is not None and not list(Path(weights).glob("*.safetensors")):
             raise FileNotFoundError(f"no weights in safetensors format in {weights}")
@@ -260,12 +308,17 @@ def _call_method(method: Method, context: UnlearnContext, plan: Plan, place: See
             f"Method {plan.method} raised {type(problem).__name__}: {problem}.",
             f"The traceback is in {report}; mend the method and add --resume.",
         ) from problem
+    return replace(returned, unlearned=_keep_weights(check_returned(unlearned, plan), place))
+
+
+def check_returned(unlearned: Any, plan: Plan) -> Unlearned:
+    """What a method returned. Raises ``RunFailed`` where that is nothing a method may return."""
     if not isinstance(unlearned, Unlearned):
         raise RunFailed(
-            f"Method {plan.method} returned {type(unlearned).__name__}, not Unlearned.",
+            f"Method {plan.method} returned {in_words(unlearned)}, not Unlearned.",
             "Its unlearn() must return unbench.method.Unlearned(weights=folder).",
         )
-    return _keep_weights(unlearned, place)
+    return unlearned
 
 
 def _keep_weights(unlearned: Unlearned, place: SeedFolder) -> Unlearned:
@@ -285,8 +338,8 @@ def _relative(weights: Path | None, place: SeedFolder) -> str | None:
     return str(full.relative_to(root)) if full.is_relative_to(root) else str(full)
 
 
-def _usage_record(usage: Usage) -> dict[str, Any]:
-    # What a plugin noted may be anything; the record is JSON.
+def usage_record(usage: Usage) -> dict[str, Any]:
+    """What a method used, as JSON; what a plugin noted may be anything."""
     notes = json.loads(json.dumps(usage.notes, default=str), parse_constant=str)
     return {
         "tokens_trained": usage.tokens_trained,
@@ -296,13 +349,6 @@ def _usage_record(usage: Usage) -> dict[str, Any]:
         "questions": sorted(usage.questions),
         "notes": notes,
     }
-
-
-def _open_engine(prepared: Prepared, plan: Plan) -> AbstractContextManager[Engine]:
-    from unbench.engines import open_engine
-
-    target = prepared.target
-    return open_engine(target.path, target.device, target.dtype, plan.batch_size)
 
 
 @contextmanager

@@ -276,9 +276,10 @@ def test_jensun_stays_below_ln_2() -> None:
 
 
 def test_jensun_takes_the_tokens_that_an_answer_starts_with(make_context: Make) -> None:
-    tokenizer: Any = make_context().target.tokenizer
+    context = make_context()
+    tokenizer: Any = context.target.tokenizer
     method = JensUn()
-    method.prepare(tokenizer)
+    method.prepare(context, None)
     assert tokenizer.decode(method.refusal_ids) == "No idea"
     assert tokenizer.eos_token_id not in method.refusal_ids
 

@@ -19,7 +19,7 @@ for point in entry_points(group="unbench.methods"):
         for settings in method.tuned.values():
             method.Config(**settings)
         names.append(point.name)
-assert len(names) >= 17, names
+assert len(names) >= 24, names
 loaded = [name for name in ("torch", "transformers", "peft", "datasets", "numpy") if name in sys.modules]
 assert not loaded, loaded
 """

@@ -1,4 +1,4 @@
-"""A model's context: texts end where learned positions end, longer prompts are refused, rotated positions only noted."""
+"""A model's context: texts end where learned positions end, longer prompts are refused, rotated ones only noted."""
 
 from __future__ import annotations
 

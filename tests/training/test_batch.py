@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from unbench.contract_world import TinyTarget, World
-from unbench.training.batch import AnswerBatch, EncodedRow, TrainRow, answer_logits, encode
+from unbench.contract_world import TinyTarget, World, context_for
+from unbench.method import TrainSettings
+from unbench.training.batch import AnswerBatch, EncodedRow, TrainRow, answer_hidden, answer_logits, encode
 from unbench.training.draw import FORGET, RETAIN, draw
+from unbench.training.weights import FrozenTarget, prepare_model, trainable
 
 
 def test_encoding_masks_the_prompt_and_keeps_the_end_token(world: World) -> None:
@@ -46,6 +49,42 @@ def test_answer_logits_equal_those_of_each_row_alone(world: World, pad_id: int) 
             assert torch.allclose(logits[i, : len(row.answer)], alone, atol=1e-9)
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_hidden_states_equal_those_of_each_row_alone(world: World, layer: int) -> None:
+    model = TinyTarget(world.target_path, world.tokenizer, double=True).load().eval()
+    rows = encode(world.tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in world.forget])
+    rows = [*rows, EncodedRow((4, 4, 4), (5,)), EncodedRow((9,), tuple(range(20)))]
+    caught: list[torch.Tensor] = []
+    module = model.model.layers[0] if layer == 0 else model.model.norm  # the last layer's is read behind the norm
+    module.register_forward_hook(lambda m, given, out: caught.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        states = answer_hidden(model, AnswerBatch(rows, lambda b: b.input_ids), layer)
+        for i, row in enumerate(rows):
+            model(torch.tensor([row.prompt + row.answer]))
+            alone = caught[-1].reshape(-1, states.shape[-1])[len(row.prompt) - 1 : -1]
+            assert torch.allclose(states[i, : len(row.answer)], alone, atol=1e-9)
+
+
+def test_frozen_target_leaves_still_what_is_still(world: World, tmp_path: Path) -> None:
+    """peft switches a whole adapter back on; a parameter that a method froze stays frozen."""
+    context, _ = context_for(world, tmp_path, TrainSettings(kind="lora"))
+    model, _ = prepare_model(context)
+    held = next(name for name in trainable(model) if "layers.1" in name)
+    dict(model.named_parameters())[held].requires_grad_(False)
+    before = set(trainable(model))
+    frozen, batch = FrozenTarget(context, model), AnswerBatch([EncodedRow((4,), (5, 6))], lambda b: b.input_ids)
+    bare = context.target.load().eval()
+    model.eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.5)
+        assert torch.equal(frozen(batch), answer_logits(bare, batch))
+        assert torch.equal(frozen.hidden(batch, 0), answer_hidden(bare, batch, 0))
+        assert not torch.equal(answer_logits(model, batch), answer_logits(bare, batch))
+    assert set(trainable(model)) == before
+
+
 def test_padding_ids_change_no_bit(world: World) -> None:
     model = TinyTarget(world.target_path, world.tokenizer).load()
     rows = [EncodedRow((4, 4, 4), (5, 6)), EncodedRow((9,), tuple(range(20)))]
@@ -77,6 +116,12 @@ def test_what_was_not_asked_for_is_said() -> None:
         _ = batch.target_logprobs
     with pytest.raises(RuntimeError, match="target_logits"):
         batch.target_logits()
+    with pytest.raises(RuntimeError, match="hidden states"):
+        batch.hidden(0)
+    with pytest.raises(RuntimeError, match="hidden states"):
+        batch.target_hidden(0)
+    with pytest.raises(RuntimeError, match="preferred_answers"):
+        _ = batch.preferred
     with pytest.raises(ValueError, match="at least one"):
         EncodedRow((), (1,))
 

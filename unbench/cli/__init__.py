@@ -21,8 +21,12 @@ COMMANDS = {
     "run": "unbench.cli.run:run",
     "prepare": "unbench.cli.prepare:prepare",
     "eval": "unbench.cli.run:evaluate",
+    "tune": "unbench.cli.tune:tune",
+    "sweep": "unbench.cli.sweep:sweep",
     "new-task": "unbench.cli.newtask:new_task",
     "check-task": "unbench.cli.newtask:check_task",
+    "new-method": "unbench.cli.newmethod:new_method",
+    "check-method": "unbench.cli.newmethod:check_method",
     "methods": "unbench.cli.listing:methods",
     "tasks": "unbench.cli.listing:tasks",
     "models": "unbench.cli.listing:models",
@@ -138,7 +142,7 @@ def _interrupted() -> int:
     if "run" in words:
         again = words if "--resume" in words else [*words, "--resume"]
         message += f" Finished steps are kept; go on with: unbench {shlex.join(again)}"
-    elif "prepare" in words:
+    elif {"prepare", "tune", "sweep"} & set(words):
         message += f" Finished parts are kept; go on with: unbench {shlex.join(words)}"
     click.echo(message, err=True)
     return 130

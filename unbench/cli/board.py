@@ -24,4 +24,5 @@ def build(runs: Path, out: Path) -> None:
 
     if not runs.is_dir():
         raise UsageError(f"There is no folder {str(runs)!r}.", "Make a run first: unbench run --method unstar.")
-    click.echo(build_site(collect(runs), out, cards=method_cards()))
+    results = collect(runs)
+    click.echo(build_site(results, out, cards=method_cards({one.method: one.dir for one in results})))

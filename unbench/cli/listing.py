@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from unbench.cli.pluginfile import method_names, plugin_option
 from unbench.errors import UnbenchError, UsageError
+
+if TYPE_CHECKING:
+    from unbench.method import Method
+    from unbench.plugins import Plugin, Registry
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -26,39 +32,66 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]])
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=method_names)
+@plugin_option
+@click.option("--load", is_flag=True, help="Import every plugin to see whether it works; else their source is read.")
 @json_option
-def methods(name: str | None, as_json: bool) -> None:
-    """List the methods; with a NAME, show one and its settings."""
-    from unbench import plugins
-    from unbench.cli.output import print_json
+def methods(name: str | None, plugins: tuple[str, ...], load: bool, as_json: bool) -> None:
+    """List the methods; with a NAME, show one and its settings.
 
-    registry = plugins.methods()
+    Needs: the retain rows, the frozen target beside the model, an engine that generates. Tuned: the models for which
+    settings were found by trials.
+    """
+    from unbench.cli.output import print_json
+    from unbench.plugins import methods as registered
+    from unbench.plugins import refuse_idle
+
+    refuse_idle(plugins)
+    registry = registered(plugins)
     if name:
         _one_method(registry.load(name), registry.find(name).qualified, as_json)
         return
-    entries = [_method_entry(registry, plugin) for plugin in registry.plugins]
+    entries = [(registry.shortest(plugin), _method_entry(registry, plugin, load)) for plugin in registry.plugins]
     if as_json:
-        print_json({"schema": "unbench.methods/1", "methods": entries})
+        print_json({"schema": "unbench.methods/1", "methods": [entry for _, entry in entries]})
         return
-    columns = ("name", "title", "kind", "paper", "error")
-    table("Methods", columns, [tuple(str(entry.get(key) or "") for key in columns) for entry in entries])
+    columns = ["name", "paper", "year", "kind", "needs", "tuned"]
+    columns += ["error"] if any(entry["error"] for _, entry in entries) else []
+    table("Methods ('unbench methods NAME' shows one and its settings)", tuple(columns),
+          [(short, *(_cell(entry[key]) for key in columns[1:])) for short, entry in entries])  # fmt: skip
 
 
-def _method_entry(registry: Any, plugin: Any) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": plugin.name, "qualified": plugin.qualified, "error": None}
-    try:
-        method = registry.load_plugin(plugin)
-    except UnbenchError as problem:
-        # A broken plugin is shown with its error and harms no other.
-        return {**entry, "error": problem.message}
-    card = method.card
-    return {**entry, "title": card.title, "kind": card.kind, "paper": card.paper, "year": card.year,
-            "summary": card.summary, "trains": method.trains}  # fmt: skip
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _method_entry(registry: Registry[Method], plugin: Plugin, load: bool) -> dict[str, Any]:
+    """What the list says of a method. Built-in ones and files that were named are imported; others where asked for."""
+    from unbench.method import needs_of
+    from unbench.plugincard import Described, describe
+    from unbench.tuned import all_tuned
+
+    if load or plugin.built_in or plugin.from_file:
+        try:
+            method = registry.load_plugin(plugin)
+            found = Described(method.card, needs_of(method), tuple(all_tuned(method)), method.trains)
+        except UnbenchError as problem:
+            # A broken plugin is shown with its error and harms no other.
+            found = Described(error=problem.message)
+    else:
+        found = describe(plugin)
+        fault = found.error or registry.collision(plugin)
+        if fault:
+            found = replace(found, error=f"Method {plugin.qualified} {fault}.")
+    about = {key: getattr(found.card, key, None) for key in ("title", "kind", "paper", "year", "summary")}
+    return {"name": plugin.name, "qualified": plugin.qualified, **about, "needs": list(found.needs),
+            "tuned": list(found.tuned), "trains": found.trains, "error": found.error}  # fmt: skip
 
 
 def _one_method(method: Any, qualified: str, as_json: bool) -> None:
     from unbench.cli.output import console, plain, print_json
+    from unbench.method import needs_of
+    from unbench.tuned import all_tuned
 
     settings = {
         key: {"default": field.get_default(call_default_factory=True), "description": field.description}
@@ -67,10 +100,12 @@ def _one_method(method: Any, qualified: str, as_json: bool) -> None:
     if as_json:
         schema = method.Config.model_json_schema()
         print_json({"schema": "unbench.method/1", "name": qualified, "title": method.card.title, "settings": schema,
-                    "tuned": method.tuned, "bibtex": method.card.bibtex})  # fmt: skip
+                    "needs": list(needs_of(method)), "tuned": all_tuned(method),
+                    "bibtex": method.card.bibtex})  # fmt: skip
         return
     console().print(plain(f"{qualified}: {method.card.title}. {method.card.summary}"))
-    tuned = ", ".join(f"{model}: {values}" for model, values in method.tuned.items())
+    console().print(plain(f"needs: {', '.join(needs_of(method)) or 'the forget rows alone'}"))
+    tuned = ", ".join(f"{model}: {values}" for model, values in all_tuned(method).items())
     rows = [(key, str(one["default"]), str(one["description"] or "")) for key, one in settings.items()]
     table("Settings (--set key=value)", ("key", "default", "meaning"), rows)
     if tuned:
@@ -94,6 +129,11 @@ def tasks(name: str | None, as_json: bool) -> None:
     registry = plugins.tasks()
     entries: list[dict[str, Any]] = []
     for plugin in registry.plugins if name is None else [registry.find(name.partition("/")[0])]:
+        if name is None and not plugin.built_in:
+            # Listing imports nothing of a stranger's; asking for the one does.
+            problems = {plugin.name: f"'unbench tasks {plugin.name}' shows its problems"}
+            entries.append({"name": plugin.name, "default_model": "", "problems": problems, "error": None})
+            continue
         try:
             task = registry.load_plugin(plugin)
         except UnbenchError as problem:
@@ -154,9 +194,11 @@ def metrics(as_json: bool) -> None:
     """List the scores and what they mean."""
     from unbench.cli.output import print_json
     from unbench.metrics.catalogue import CATALOGUE
+    from unbench.plugins import others
     from unbench.results.schema import Scores
 
     entries = {name: field.description or "" for name, field in Scores.model_fields.items()} | CATALOGUE
+    entries |= {one.qualified: f"of the package {one.distribution}" for one in others("metric").plugins}
     if as_json:
         print_json({"schema": "unbench.metrics/1", "metrics": entries})
         return
@@ -165,25 +207,31 @@ def metrics(as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-def cite(name: str) -> None:
+@plugin_option
+def cite(name: str, plugins: tuple[str, ...]) -> None:
     """Print the BibTeX entry of a METHOD, a TASK or unbench itself."""
-    from unbench import plugins
     from unbench.cite import UNBENCH_BIBTEX
+    from unbench.plugins import methods as registered
+    from unbench.plugins import open_task
+    from unbench.plugins import tasks as families
 
     if name == "unbench":
         click.echo(UNBENCH_BIBTEX)
         return
     family = name.partition("/")[0]
-    if any(family == plugin.name for plugin in plugins.tasks().plugins):
-        task = plugins.open_task(name) if "/" in name else plugins.tasks().load(family)
+    if any(family == plugin.name for plugin in families(plugins).plugins):
+        task = open_task(name, files=plugins) if "/" in name else families(plugins).load(family)
         click.echo(task.card.bibtex.strip())
         return
+    registry = registered(plugins)
     try:
-        click.echo(plugins.methods().load(name).card.bibtex.strip() or f"% {name} is a control without a paper")
+        plugin = registry.find(name)
     except UsageError as problem:
         raise UsageError(
             f"There is no method or task called {name!r}.", problem.try_next or "'unbench methods' lists them."
         ) from problem
+    bibtex = registry.load_plugin(plugin).card.bibtex.strip()
+    click.echo(bibtex or f"% {name} is a control without a paper")
 
 
 @click.command()

@@ -10,15 +10,24 @@ import click
 
 if TYPE_CHECKING:
     from unbench.results.schema import Result
+    from unbench.results.store import RunFolder
+
+CURVE_ROWS = 16
+"""Most rows of a curve's table; the file and --json hold all."""
 
 
 @click.command()
 @click.argument("run")
 @click.option("--anti-samples", is_flag=True, help="Print what UnSTAR wrote, fact by fact.")
 @click.option("--probes", is_flag=True, help="Print the probes: question, answers, knowledge before and after.")
+@click.option("--curve", is_flag=True, help="Print the learning curve, and draw it to a file.")
+@click.option("--plot", type=click.Path(path_type=Path),
+              help="File of the curve, .png or .svg.  [default: curve.svg in the run's folder]")  # fmt: skip
 @click.option("--ring", type=click.Choice(["forget", "near", "far", "world"]), help="Print the probes of this ring.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: bool) -> None:
+def show(
+    run: str, anti_samples: bool, probes: bool, curve: bool, plot: Path | None, ring: str | None, as_json: bool
+) -> None:
     """Show the result of a RUN (a folder, its result.json, or the start of its run-id)."""
     from unbench.cli.output import print_json, print_result
     from unbench.results.store import find_run, read_result
@@ -26,6 +35,9 @@ def show(run: str, anti_samples: bool, probes: bool, ring: str | None, as_json: 
     folder = find_run(run)
     if anti_samples:
         _show_anti_samples(folder.path, as_json)
+        return
+    if curve or plot:
+        _show_curve(folder, plot, as_json)
         return
     result = read_result(folder)
     if probes or ring:
@@ -53,6 +65,43 @@ def _show_anti_samples(folder: Path, as_json: bool) -> None:
     for seed, found in records.items():
         console().rule(plain(seed), align="left")
         render(found, console())
+
+
+def _show_curve(folder: RunFolder, plot: Path | None, as_json: bool) -> None:
+    from unbench.cli.output import console, plain, print_json
+    from unbench.curve import columns, read_curves
+    from unbench.curve import plot as draw
+    from unbench.results.store import read_record
+
+    curves = read_curves(folder)
+    plan = read_record(folder.plan_file) or {}
+    title = f"{plan.get('method')} on {plan.get('task')}, model {plan.get('model')}"
+    # With --json stdout is data alone: a file is drawn where one was named.
+    drawn = draw(curves, title, plot or folder.path / "curve.svg") if plot or not as_json else None
+    if as_json:
+        print_json({"schema": "unbench.curve/1", "seeds": {str(seed): rows for seed, rows in curves.items()},
+                    "plot": None if drawn is None else str(drawn)})  # fmt: skip
+        return
+    from rich.table import Table
+
+    names = columns(curves)
+    for seed, rows in curves.items():
+        table = Table(title=f"Learning curve, seed {seed} ({len(rows)} steps logged)", title_justify="left")
+        for name in names:
+            table.add_column(name, justify="right")
+        shown = min(len(rows), CURVE_ROWS)
+        for place in range(shown):
+            # Evenly spaced, first and last among them.
+            row = rows[place * (len(rows) - 1) // max(1, shown - 1)]
+            table.add_row(*(plain(_curve_cell(name, row.get(name))) for name in names))
+        console().print(table)
+    click.echo(f"plot: {drawn}")
+
+
+def _curve_cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if name in ("training", "step", "total_step") else f"{value:.4g}"
 
 
 def _show_probes(result: Result, ring: str | None, as_json: bool) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from unbench.method import Unlearned
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """``hf`` and, later, ``vllm``. Results come in the order of the requests."""
+    """``hf`` and ``vllm``. Results come in the order of the requests."""
 
     stats: EngineStats
 
@@ -73,3 +76,12 @@ class Engine(Protocol):
         """Swap the weights in place."""
 
     def close(self) -> None: ...
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> frozenset[int]:
+    """Ids that end a text: the model's (``configured``, its ``eos_token_id``), the tokenizer's, and the template's end
+    of turn."""
+    from unbench.templates import end_token
+
+    own: Any = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*own, tokenizer.eos_token_id, end_token(tokenizer)] if i is not None)

@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +35,8 @@ class RunTotals:
 
     started: float
     seconds: dict[str, float] = field(default_factory=dict)
+    engine_starts: int = 0
+    """How often this process started vLLM."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -80,14 +82,29 @@ def compute(folder: RunFolder, plan: Plan, totals: RunTotals, device: str) -> Co
     }
     elapsed = time.perf_counter() - totals.started
     peaks = [record.get("peak_memory_bytes", 0) for record in (*unlearn, *respond)]
+    wall = max(elapsed, sum(parts.values()))
     return Compute(
-        wall_s=max(elapsed, sum(parts.values())),
+        wall_s=wall,
+        **_shares([record.get("work") for record in (*unlearn, *respond)], wall),
+        engine_starts=totals.engine_starts,
         **parts,
         peak_memory_bytes=max(peak_memory(device), *peaks),
         tokens_trained=sum(one.get("tokens_trained", 0) for one in usage),
         tokens_generated=sum(one.get("tokens_generated", 0) for one in usage),
         trainable_parameters=max(one.get("trainable_parameters", 0) for one in usage),
     )
+
+
+def _shares(work: Sequence[dict[str, Any] | None], wall: float) -> dict[str, Any]:
+    """Tokens a second, and the parts of the wall time that the steps' engines and trainings took; null where a step
+    was done by a version that did not count."""
+    counted = [one for one in work if one is not None]
+    if len(counted) < len(work):
+        return {}
+    total = {name: sum(one[name] for one in counted) for name in ("generation_s", "scoring_s", "training_s")}
+    tokens, seconds = sum(one["tokens_generated"] for one in counted), total["generation_s"]
+    shares = {name.replace("_s", "_share"): value / wall for name, value in total.items()}
+    return {"tokens_per_s": tokens / seconds if tokens and seconds else None, **shares}
 
 
 def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured, totals: RunTotals) -> Result:
@@ -114,6 +131,9 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
     if general:
         notes["lm_eval"] = general["settings"]
     device = prepared.target.device
+    words = device_words(device)
+    if plan.machine.num_processes > 1:
+        words += f", unlearned by {plan.machine.num_processes} processes"
     result = Result(
         schema="unbench.result/1",
         run_id=plan.run_id,
@@ -138,7 +158,7 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
             unlearned=unlearned,
         ),
         versions=versions() | general.get("versions", {}),
-        device=device_words(device),
+        device=words,
         dtype=str(prepared.target.dtype).removeprefix("torch."),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=notes,

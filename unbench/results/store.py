@@ -1,9 +1,10 @@
 """Where a run lies on disk. Every file is written under a temporary name and renamed, so a run killed at any moment
 resumes and ends with the same result.
 
-``runs/<task>/<problem>/<method>/<run-id>/``: plan.json, result.json, probes.parquet, and for each seed
-``seed-<k>/``: work/ (the method's own files), unlearned/ (weights), unlearn.json, responses.parquet, respond.json, and
-lm_eval.json where that was asked for.
+``runs/<task>/<problem>/<method>/<run-id>/``: plan.json, result.json, probes.parquet, plugin.py (the code of a method
+that was a file), and for each seed
+``seed-<k>/``: work/ (the method's own files), unlearned/ (weights), unlearn.json, responses.parquet, respond.json,
+lm_eval.json where that was asked for, and while a training lasts checkpoints/.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ from unbench.results.schema import Result
 
 def write_text(path: Path, text: str) -> None:
     """Write the whole file or nothing."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write the whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open(temporary, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -97,6 +103,18 @@ def write_refused(problem: BaseException) -> str | None:
     return None
 
 
+@contextmanager
+def alone_in(folder: Path, lock: str, what: str | None = None) -> Iterator[None]:
+    """Hold a folder (as ``what``, where several things happen in it): a second process is refused."""
+    with open(folder / lock, "w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            said, then = (f"Another {what}", "start it again") if what else ("Another process", "add --resume")
+            raise UsageError(f"{said} is at work on {folder}.", f"Wait for it to end, then {then}.") from problem
+        yield
+
+
 class SeedFolder:
     """One seed's part of a run."""
 
@@ -104,6 +122,7 @@ class SeedFolder:
         self.path = path
         self.work = path / "work"
         self.unlearned = path / "unlearned"
+        self.checkpoints = path / "checkpoints"
         self.responses = path / "responses.parquet"
         self._unlearn = path / "unlearn.json"
         self._respond = path / "respond.json"
@@ -130,6 +149,7 @@ class SeedFolder:
 
     def finish_unlearn(self, record: dict[str, Any]) -> None:
         write_json(self._unlearn, record)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def finish_respond(self, record: dict[str, Any]) -> None:
         write_json(self._respond, record)
@@ -142,11 +162,11 @@ class SeedFolder:
     def finish_lm_eval(self, record: dict[str, Any]) -> None:
         write_json(self._lm_eval, record)
 
-    def restart_unlearn(self) -> None:
+    def restart_unlearn(self, *, keep_checkpoints: bool = False) -> None:
         """Remove what an unfinished unlearn step left (and what later steps made of an earlier one)."""
         for marker in (self._respond, self._lm_eval, self._unlearn, self.path / "error.txt"):
             marker.unlink(missing_ok=True)
-        for folder in (self.work, self.unlearned):
+        for folder in (self.work, self.unlearned, *(() if keep_checkpoints else (self.checkpoints,))):
             if folder.exists():
                 shutil.rmtree(folder)
         self.work.mkdir(parents=True)
@@ -160,6 +180,7 @@ class RunFolder:
         self.plan_file = path / "plan.json"
         self.result_file = path / "result.json"
         self.probes_file = path / "probes.parquet"
+        self.logs = path / "logs"
 
     @classmethod
     def start(cls, out: Path, plan: Plan, *, resume: bool) -> tuple[RunFolder, Plan]:
@@ -197,14 +218,14 @@ class RunFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder: a second process with the same plan is refused instead of mixed in."""
-        with open(self.path / ".lock", "w", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as problem:
-                raise UsageError(
-                    f"Another process is at work on {self.path}.", "Wait for it to end, then add --resume."
-                ) from problem
+        with alone_in(self.path, ".lock"):
             yield
+
+    def keep_plugins(self, plan: Plan) -> None:
+        """The code that ran, beside the plan: ``plugin.py``, and ``plugin-2.py`` … where there were several files."""
+        for number, file in enumerate(plan.plugins, start=1):
+            name = "plugin.py" if number == 1 else f"plugin-{number}.py"
+            write_bytes(self.path / name, file.source())
 
     def seed(self, seed: int) -> SeedFolder:
         return SeedFolder(self.path / f"seed-{seed}")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LogitsOf = Callable[["AnswerBatch"], torch.Tensor]
 """Logits (batch, length, vocabulary) of a batch's answer positions under some model."""
+HiddenOf = Callable[["AnswerBatch", int], torch.Tensor]
+"""Hidden states (batch, length, width) of a batch's answer positions behind a decoder layer of some model."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class EncodedRow:
     answer: tuple[int, ...]
     weight: float = 1.0
     target: torch.Tensor | None = None
+    preferred: EncodedRow | None = None
+    """The same question with the answer that is preferred to this one, for a loss on pairs."""
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.answer:
@@ -56,8 +60,8 @@ class EncodedRow:
 
     @property
     def tokens(self) -> int:
-        """Prompt and answer tokens."""
-        return len(self.prompt) + len(self.answer)
+        """Prompt and answer tokens, those of the preferred sequence too."""
+        return len(self.prompt) + len(self.answer) + (self.preferred.tokens if self.preferred else 0)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TrainRow]) -> list[EncodedRow]:
@@ -83,12 +87,17 @@ class AnswerBatch:
         logits_of: LogitsOf,
         target_logits_of: LogitsOf | None = None,
         *,
+        hidden_of: HiddenOf | None = None,
+        target_hidden_of: HiddenOf | None = None,
         pad_id: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.rows = tuple(rows)
         self._logits_of = logits_of
         self._target_logits_of = target_logits_of
+        self._hidden_of = hidden_of
+        self._target_hidden_of = target_hidden_of
+        self._pad_id = pad_id
         self.device = torch.device(device)
         prompts, length = max(len(r.prompt) for r in rows), max(len(r.answer) for r in rows)
         ids = torch.full((len(rows), prompts + length), pad_id, dtype=torch.long)
@@ -154,6 +163,31 @@ class AnswerBatch:
         """(batch, length, vocabulary) of the frozen target, no gradient."""
         return self._target_logits
 
+    def hidden(self, layer: int) -> torch.Tensor:
+        """(batch, length, width) what decoder layer ``layer`` (from 0) hands on, at the positions that predict the
+        answer's tokens, in the model's dtype. A forward pass of its own: ask for logits or for hidden states."""
+        if self._hidden_of is None:
+            raise RuntimeError("this batch has no model to read hidden states from")
+        return self._hidden_of(self, layer)
+
+    def target_hidden(self, layer: int) -> torch.Tensor:
+        """The same of the frozen target, no gradient."""
+        if self._target_hidden_of is None:
+            raise RuntimeError("this batch has no target to read hidden states from")
+        with torch.no_grad():
+            return self._target_hidden_of(self, layer)
+
+    @cached_property
+    def preferred(self) -> AnswerBatch:
+        """The same questions with the preferred answers, in the same order: a batch with a forward pass of its own."""
+        rows = [row.preferred for row in self.rows if row.preferred is not None]
+        if len(rows) < len(self.rows):
+            raise RuntimeError("these rows have no preferred answers: override `preferred_answers`")
+        return AnswerBatch(
+            rows, self._logits_of, self._target_logits_of, hidden_of=self._hidden_of,
+            target_hidden_of=self._target_hidden_of, pad_id=self._pad_id, device=self.device,
+        )  # fmt: skip
+
     @property
     def weights(self) -> torch.Tensor:
         """(batch,) weight of each row's loss."""
@@ -167,10 +201,26 @@ def _forward_accepts(model_class: Any) -> frozenset[str]:
 
 def answer_logits(model: Any, batch: AnswerBatch) -> torch.Tensor:
     """One forward pass of ``model`` (bare, peft or wrapped for several processes): (batch, length, vocabulary)."""
+    length = batch.labels.shape[1]
+    logits: torch.Tensor = model(**_inputs(model, batch, length)).logits
+    return logits[:, -length:]
+
+
+def answer_hidden(model: Any, batch: AnswerBatch, layer: int) -> torch.Tensor:
+    """One forward pass of ``model``: (batch, length, width), what decoder layer ``layer`` (from 0) hands on at the
+    positions that predict the answer's tokens; the last layer's comes through the model's final norm."""
+    length = batch.labels.shape[1]
+    # The head is of no use here, so it sees the fewest positions it can.
+    states = model(**_inputs(model, batch, 1), output_hidden_states=True).hidden_states
+    hidden: torch.Tensor = states[layer + 1]
+    return hidden[:, -length:]
+
+
+def _inputs(model: Any, batch: AnswerBatch, logits: int) -> dict[str, Any]:
+    """What the model's ``forward`` is given; ``logits`` positions at the end go through its head."""
     bare = getattr(model, "module", model)
     base = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
     accepts = _forward_accepts(base.__class__)
-    length = batch.labels.shape[1]
     # Nothing is predicted after the last token, so it needs no forward pass.
     inputs: dict[str, Any] = {"input_ids": batch.input_ids[:, :-1], "use_cache": False}
     if batch.padded:
@@ -179,6 +229,5 @@ def answer_logits(model: Any, batch: AnswerBatch) -> torch.Tensor:
         if "position_ids" in accepts:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
     if "logits_to_keep" in accepts:
-        inputs["logits_to_keep"] = length
-    logits: torch.Tensor = model(**inputs).logits
-    return logits[:, -length:]
+        inputs["logits_to_keep"] = logits
+    return inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FORGET, RETAIN = 0, 1
+FORGET, RETAIN, PREFERRED = 0, 1, 2
 """Streams: the draws of one side don't move when the other side changes."""
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from unbench.errors import RunFailed
 from unbench.method import LossMethod, UnlearnContext, Unlearned
 from unbench.training import draw
-from unbench.training.batch import TrainRow, encode
+from unbench.training.augment import with_paraphrases
+from unbench.training.batch import EncodedRow, TrainRow, encode
 from unbench.training.loss import nll
 from unbench.training.trainer import Optimisation, Term, UnlearnTrainer, step_tokens, target_logprobs, training
 from unbench.training.weights import FrozenTarget, prepare_model, save_model
@@ -32,7 +37,7 @@ def train_loss(
     """Train ``model`` in place on γ · forget + α · retain (``seed``: the context's unless given)."""
     seed = context.seed if seed is None else seed
     terms = loss_terms(method, context, model, tokenizer, seed)
-    _train(model, tokenizer, terms, _optimisation(method.config), context, seed, "unlearn")
+    _train(model, tokenizer, terms, _optimisation(method.config), context, seed, "unlearn", method)
 
 
 def loss_terms(
@@ -41,25 +46,63 @@ def loss_terms(
     """The terms of a method's loss with the rows of every step. A step takes ``batch_size`` forget rows (at most all
     of them) and as many retain rows; a term of weight 0 is left out and costs no tokens."""
     config = method.config
-    method.prepare(tokenizer)
+    method.prepare(context, model)
     per_step = min(config.batch_size, len(context.forget))
     frozen = FrozenTarget(context, model)
     terms = []
     if config.gamma > 0:
-        forget = [dict(row) for row in context.forget]
-        context.usage.questions.update(row["question"] for row in forget)
-        answers = method.forget_answers(forget, seed)
-        rows = encode(tokenizer, [TrainRow.ask(r["question"], a) for r, a in zip(forget, answers, strict=True)])
-        if "target_logprobs" in method.needs:
-            rows = target_logprobs(model, tokenizer, rows, context)
-        steps = draw.draw(len(rows), per_step, config.steps, seed, draw.FORGET)
-        terms.append(Term("forget", config.gamma, rows, steps, method.forget_loss, method.forget_count, frozen))
+        rows, steps = _forget_rows(method, context, model, tokenizer, seed)
+        per_step = len(steps[0])
+        terms.append(Term("forget", config.gamma, rows, steps, method.forget_loss, method.forget_count, frozen,
+                          frozen.hidden, method.forget_radius()))  # fmt: skip
     if config.alpha > 0:
         context.usage.questions.update(context.retain["question"])
         rows = encode(tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in context.retain])
         steps = draw.draw(len(rows), per_step, config.steps, seed, draw.RETAIN)
-        terms.append(Term("retain", config.alpha, rows, steps, method.retain_loss, sum, frozen))
+        terms.append(Term("retain", config.alpha, rows, steps, method.retain_loss, sum, frozen, frozen.hidden))
     return terms
+
+
+def _forget_rows(
+    method: LossMethod, context: UnlearnContext, model: Any, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[list[EncodedRow], list[tuple[int, ...]]]:
+    """The forget rows with all that the method needs of them, and which of them each step takes."""
+    config = method.config
+    forget = [dict(row) for row in context.forget]
+    if config.augment == "paraphrases":
+        forget = with_paraphrases(forget, config.paraphrases, context)
+    answers = method.forget_answers(forget, seed)
+    preferred = method.preferred_answers(forget, seed)
+    kept = [i for i in range(len(forget)) if preferred is None or preferred[i]]
+    if not kept:
+        raise RunFailed(
+            "There is no forget row with an answer to prefer.", "Try another seed, another model or a larger budget."
+        )
+
+    def read(texts: Sequence[tuple[int, str]]) -> list[EncodedRow]:
+        rows = encode(tokenizer, [TrainRow.ask(forget[i]["question"], text) for i, text in texts])
+        return target_logprobs(model, tokenizer, rows, context) if "target_logprobs" in method.needs else rows
+
+    context.usage.questions.update(forget[i]["question"] for i in kept)
+    rows = read([(i, answers[i]) for i in kept])
+    steps = draw.draw(len(rows), min(config.batch_size, len(rows)), config.steps, seed, draw.FORGET)
+    if preferred is None:
+        return rows, steps
+    return _pairs(rows, [read([(i, text) for text in preferred[i]]) for i in kept], steps, seed)
+
+
+def _pairs(
+    rows: Sequence[EncodedRow], preferred: Sequence[Sequence[EncodedRow]], steps: Sequence[tuple[int, ...]], seed: int
+) -> tuple[list[EncodedRow], list[tuple[int, ...]]]:
+    """Each row once for every answer preferred to it, and the steps in these numbers: the rows that ``steps`` names,
+    each time with one of its preferred answers, drawn by the seed."""
+    pairs: list[EncodedRow] = []
+    first: list[int] = []
+    for row, others in zip(rows, preferred, strict=True):
+        first.append(len(pairs))
+        pairs += [replace(row, preferred=other) for other in others]
+    generator = np.random.default_rng([seed, draw.PREFERRED])
+    return pairs, [tuple(first[i] + int(generator.integers(len(preferred[i]))) for i in step) for step in steps]
 
 
 def step_trainer(
@@ -68,7 +111,7 @@ def step_trainer(
     """The trainer of a method, not started: ``accumulate`` gives the gradients of single steps (contract test)."""
     terms = loss_terms(method, context, model, tokenizer, context.seed)
     return UnlearnTrainer(model, tokenizer, terms, method.config.steps, _optimisation(method.config), context,
-                          seed=context.seed, description="unlearn")  # fmt: skip
+                          seed=context.seed, description="unlearn", method=method)  # fmt: skip
 
 
 def fine_tune(
@@ -117,15 +160,16 @@ def _train(
     context: UnlearnContext,
     seed: int,
     description: str,
+    method: LossMethod | None = None,
 ) -> None:
     if not terms:
         return
     steps = _affordable(terms, context)
     if steps == 0:
         return
-    with training(model, context):
+    with context.while_training(), training(model, context):
         UnlearnTrainer(
-            model, tokenizer, terms, steps, optimisation, context, seed=seed, description=description
+            model, tokenizer, terms, steps, optimisation, context, seed=seed, description=description, method=method
         ).train()
 
 

@@ -1,19 +1,18 @@
 """Loss maths shared by all methods: masked token log-probabilities, divergences, cross entropies, chunked so that a
 vocabulary of 128k fits.
 
-A chunk is worked on in (at least) float32 and thrown away; where there is more than one, the backward pass computes
-it again, so that no float32 copy of all logits ever exists.
+A chunk is worked on in (at least) float32, its gradient kept in the logits' own format, and thrown away: no float32
+copy of all logits ever exists, and nothing is computed twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from unbench.method import Loss
 
@@ -21,10 +20,12 @@ if TYPE_CHECKING:
     from unbench.training.batch import AnswerBatch
 
 CHUNK_ELEMENTS = 1 << 24
-"""Logits worked on at once: 64 MiB in float32."""
+"""Logits worked on at once on a GPU: 64 MiB in float32."""
+CACHED_ELEMENTS = 1 << 18
+"""The same on the CPU: what is made of them stays in its cache."""
 
 
-def token_logprobs(logits: torch.Tensor, labels: torch.Tensor, chunk_elements: int = CHUNK_ELEMENTS) -> torch.Tensor:
+def token_logprobs(logits: torch.Tensor, labels: torch.Tensor, chunk_elements: int | None = None) -> torch.Tensor:
     """Log-probability of each label.
 
     ``logits`` (…, vocabulary), ``labels`` (…) ids, negative where there is no token. Returns (…) nats in at least
@@ -34,9 +35,7 @@ def token_logprobs(logits: torch.Tensor, labels: torch.Tensor, chunk_elements: i
     return values.masked_fill(labels < 0, 0.0)
 
 
-def kl_divergence(
-    target_logits: torch.Tensor, logits: torch.Tensor, chunk_elements: int = CHUNK_ELEMENTS
-) -> torch.Tensor:
+def kl_divergence(target_logits: torch.Tensor, logits: torch.Tensor, chunk_elements: int | None = None) -> torch.Tensor:
     """KL(target ‖ model) of each position in log space: Σ_v p₀(v) (log p₀(v) − log p(v)).
 
     Both (…, vocabulary); returns (…) nats in at least float32. Gradient flows to ``logits`` only.
@@ -44,9 +43,7 @@ def kl_divergence(
     return chunked(_kl_chunk, logits, target_logits.detach(), chunk_elements=chunk_elements)
 
 
-def js_divergence(
-    target_logits: torch.Tensor, logits: torch.Tensor, chunk_elements: int = CHUNK_ELEMENTS
-) -> torch.Tensor:
+def js_divergence(target_logits: torch.Tensor, logits: torch.Tensor, chunk_elements: int | None = None) -> torch.Tensor:
     """Jensen-Shannon divergence of each position in log space: ½ KL(target ‖ m) + ½ KL(model ‖ m), m their mean.
 
     Both (…, vocabulary); returns (…) nats in at least float32, between 0 and ln 2. Gradient flows to ``logits`` only.
@@ -59,7 +56,7 @@ def shifted_cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
     shift: float,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> torch.Tensor:
     """Cross entropy of each position to softmax(target logits, ``shift`` added at the label): −Σ_v q(v) log p(v).
 
@@ -88,27 +85,66 @@ def chunked(
     function: Callable[..., torch.Tensor],
     logits: torch.Tensor,
     *others: torch.Tensor,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> torch.Tensor:
     """``function`` over positions, a few at a time: what a loss over the whole vocabulary goes through.
 
     ``function`` maps (positions, vocabulary) logits, and as many positions of each of ``others``, to (positions,)
     values; it must treat every position alone and widen to float32 itself (``wide``). ``logits`` (…, vocabulary),
-    ``others`` (…) or (…, anything). Returns (…). ``function`` runs once more in the backward pass.
+    ``others`` (…) or (…, anything). Returns (…); gradient flows to ``logits`` only, once (no second derivatives).
     """
     shape, vocabulary = logits.shape[:-1], logits.shape[-1]
     flat = logits.reshape(-1, vocabulary)
     flat_others = [other.reshape(flat.shape[0], *other.shape[len(shape) :]) for other in others]
+    if chunk_elements is None:
+        chunk_elements = CHUNK_ELEMENTS if logits.is_cuda else CACHED_ELEMENTS
     positions = max(1, chunk_elements // vocabulary)
-    if flat.shape[0] <= positions:
-        return function(flat, *flat_others).reshape(shape)
-    # `split`, unlike slicing, has one backward for all pieces.
-    pieces = zip(*(torch.split(tensor, positions) for tensor in (flat, *flat_others)), strict=True)
-    values = [
-        cast(torch.Tensor, checkpoint(function, *piece, use_reentrant=False, preserve_rng_state=False))
-        for piece in pieces
-    ]
-    return torch.cat(values).reshape(shape)
+    values = cast(torch.Tensor, _Chunked.apply(function, positions, flat, *flat_others))  # type: ignore[no-untyped-call]
+    return values.reshape(shape)
+
+
+class _Chunked(torch.autograd.Function):
+    """Values and, while a chunk is at hand, its gradient: nothing of a chunk is kept or computed again but that, which
+    the backward pass scales in place. So a step holds the logits and one tensor of their size."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., torch.Tensor], positions: int, logits: torch.Tensor, *others: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.function, ctx.positions, ctx.others = function, positions, others
+        ctx.save_for_backward(logits)
+        ctx.gradient = torch.empty_like(logits) if ctx.needs_input_grad[2] else None
+        return _run(function, positions, logits, others, ctx.gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # Given away below: a graph that is kept and gone through again makes it anew.
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            (logits,) = ctx.saved_tensors
+            gradient = torch.empty_like(logits)
+            _run(ctx.function, ctx.positions, logits, ctx.others, gradient)
+        return None, None, gradient.mul_(weights[0][:, None]), *(None for _ in ctx.others)
+
+
+def _run(
+    function: Callable[..., torch.Tensor],
+    positions: int,
+    logits: torch.Tensor,
+    others: Sequence[torch.Tensor],
+    gradient: torch.Tensor | None,
+) -> torch.Tensor:
+    """Values of all positions; the derivative of each by its own logits is written to ``gradient``."""
+    values = []
+    for first in range(0, len(logits), positions):
+        part = slice(first, first + positions)
+        piece = logits[part].detach().requires_grad_(gradient is not None)
+        with torch.set_grad_enabled(gradient is not None):
+            found = function(piece, *(other[part].detach() for other in others))
+            if gradient is not None:
+                (gradient[part],) = torch.autograd.grad(found.sum(), piece)
+        values.append(found.detach())
+    return torch.cat(values)
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def split(rows: Sequence[EncodedRow], size: int) -> list[list[EncodedRow]]:
-    """Pieces of at most ``size`` rows, like lengths together so that little is padded."""
+    """Pieces of at most ``size`` sequences (a pair is two), like lengths together so that little is padded."""
+    if any(row.preferred is not None for row in rows):
+        size = max(1, size // 2)
     ordered = sorted(rows, key=lambda row: (len(row.prompt), len(row.answer)))
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]

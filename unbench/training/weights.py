@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unbench.errors import EnvironmentProblem, UsageError
-from unbench.training.batch import AnswerBatch, LogitsOf, answer_logits
+from unbench.training.batch import AnswerBatch, HiddenOf, LogitsOf, answer_hidden, answer_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,8 +89,8 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
 
 
 class FrozenTarget:
-    """The target's logits while another copy trains: the same weights with the adapter off (LoRA), or one frozen copy
-    that is loaded when first needed (full)."""
+    """The target's logits (called) and hidden states while another copy trains: the same weights with the adapter off
+    (LoRA), or one frozen copy that is loaded when first needed (full)."""
 
     def __init__(self, context: UnlearnContext, model: Any) -> None:
         self._context = context
@@ -96,14 +98,29 @@ class FrozenTarget:
         self._copy: Any = None
 
     def __call__(self, batch: AnswerBatch) -> torch.Tensor:
-        with torch.no_grad():
-            if hasattr(self._model, "disable_adapter"):
-                with self._model.disable_adapter():
-                    return answer_logits(self._model, batch)
-            if self._copy is None:
-                model: Any = self._context.target.load()
-                self._copy = model.requires_grad_(False).eval()
-            return answer_logits(self._copy, batch)
+        with torch.no_grad(), self._frozen() as model:
+            return answer_logits(model, batch)
+
+    def hidden(self, batch: AnswerBatch, layer: int) -> torch.Tensor:
+        """``answer_hidden`` of the target."""
+        with torch.no_grad(), self._frozen() as model:
+            return answer_hidden(model, batch, layer)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[Any]:
+        if hasattr(self._model, "disable_adapter"):
+            trained = list(trainable(self._model).values())
+            with self._model.disable_adapter():
+                yield self._model
+            # peft switches the whole adapter on again, what a method holds still too.
+            self._model.requires_grad_(False)
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            return
+        if self._copy is None:
+            model: Any = self._context.target.load()
+            self._copy = model.requires_grad_(False).eval()
+        yield self._copy
 
 
 def logits_of(model: Any) -> LogitsOf:
@@ -113,3 +130,12 @@ def logits_of(model: Any) -> LogitsOf:
         return answer_logits(model, batch)
 
     return logits
+
+
+def hidden_of(model: Any) -> HiddenOf:
+    """``answer_hidden`` of one model."""
+
+    def hidden(batch: AnswerBatch, layer: int) -> torch.Tensor:
+        return answer_hidden(model, batch, layer)
+
+    return hidden

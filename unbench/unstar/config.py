@@ -138,18 +138,6 @@ PUBLISHED: dict[str, Any] = {
 """What the paper says (arXiv 2410.17050), beside LoRA of rank 8 on q and v. Its sentence encoder has to be named."""
 
 TUNED: dict[str, dict[str, Any]] = {
-    "nano": {
-        "paraphrases": 12,
-        "wrong_samples": 8,
-        "rationale_samples": 1,
-        "anti_samples_min": 2,
-        "rounds": 4,
-        "steps_per_anti_sample": 12,
-        "lr": 5e-4,
-        "batch_size": 30,
-        "retain_per_forget": 20,
-        "retain_rationale": 0.1,
-    },
     "smollm2": {
         "paraphrases": 12,
         "wrong_samples": 32,
@@ -167,7 +155,17 @@ TUNED: dict[str, dict[str, Any]] = {
         "retain_rationale": 0.1,
     },
 }
-"""By model. nano: the best of 12 trials on ``bios/fact`` select within 200,000 tokens
-(``benchmarks/tuning/bios-fact-unstar.json``). smollm2: set by hand on two ``facts`` targets of select
-(mexico-language, big-ben-city): every forward phrasing falls to a guess where the wrong answer is of the right type;
-backward questions stay known, and what lies near suffers."""
+"""By model, set by hand on two ``facts`` targets of select (mexico-language, big-ben-city): every forward phrasing
+falls to a guess where the wrong answer is of the right type; backward questions stay known, and what lies near suffers.
+What trials found on nano stands in ``baselines/tuned.yaml``."""
+
+SPACE: dict[str, list[Any]] = {
+    "lr": [1e-4, 2e-4, 3e-4, 5e-4],
+    "paraphrases": [4, 8, 12],
+    "rounds": [2, 3, 4],
+    "steps_per_anti_sample": [6, 12, 24],
+    "retain_per_forget": [10, 20],
+    "retain_rationale": [0.0, 0.1, 0.3],
+    "rationale": [True, False],
+}
+"""What ``unbench tune`` searches."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,7 @@ from unbench.engines.base import Engine
 from unbench.method import Method, MethodCard, MethodConfig, UnlearnContext, Unlearned
 from unbench.unstar import records
 from unbench.unstar.compose import completion, in_own_words
-from unbench.unstar.config import PUBLISHED, TUNED, UnSTARConfig
+from unbench.unstar.config import PUBLISHED, SPACE, TUNED, UnSTARConfig
 from unbench.unstar.facts import (
     Ask,
     asks_of,
@@ -49,6 +49,7 @@ class UnSTAR(Method):
         year=2025,
         summary="The model writes wrong answers and misleading rationales for paraphrases of the question and is "
         "fine-tuned on them until it gives the right answer under none.",
+        needs=("retain", "generation"),
         bibtex="""@article{sinha2025unstar,
   title   = {{UnSTAR}: Unlearning with Self-Taught Anti-Sample Reasoning for {LLMs}},
   author  = {Sinha, Yash and Mandal, Murari and Kankanhalli, Mohan},
@@ -59,6 +60,7 @@ class UnSTAR(Method):
     )
     Config: ClassVar[type[MethodConfig]] = UnSTARConfig
     tuned: ClassVar[dict[str, dict[str, Any]]] = TUNED
+    space: ClassVar[Mapping[str, Sequence[Any]]] = SPACE
 
     @classmethod
     def published(cls, **changes: Any) -> UnSTARConfig:

@@ -1,0 +1,225 @@
+"""Tokens a second of hf and vllm: anti-samples as UnSTAR asks for them, and scoring as an evaluation does.
+
+    python benchmarks/generation.py --model smollm2 --device cuda            # prints the table
+    python benchmarks/generation.py --model smollm2 --device cuda --markdown # writes it into benchmarks/README.md
+
+Both engines get the same token ids, of one model, in one process, without what is only paid once (loading, warming up;
+the start of vLLM is given beside). hf runs at its best batch size: every one of a list is tried on a part of the
+requests, and all are printed. Tokens are those generated, or the answers' own where scores are asked for; a text that
+ends early ends early for both, and sampled texts differ, so their rate is what is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unbench import plugins
+from unbench.engines.base import Sampling, ScoreRequest
+from unbench.engines.hf import HFEngine
+from unbench.engines.vllm import VLLMEngine
+from unbench.engines.vllm_options import VLLMOptions, check_install
+from unbench.models.load import load_tokenizer, model_folder, pick_device, pick_dtype
+from unbench.responses import candidate_ids
+from unbench.templates import prompt_ids
+from unbench.unstar.prompts import build
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- generation: begin -->", "<!-- generation: end -->"
+BATCHES = {"cpu": (8, 16, 32, 64), "cuda": (64, 128, 256, 512, 1024, 2048)}
+SEARCHED = 0.1
+"""Share of the requests on which hf's batch size is searched."""
+HEAD = ["part", "requests", "hf, tokens/s", "hf's batch", "vllm, tokens/s", "vllm / hf", "the same"]
+
+
+@dataclass
+class Line:
+    """One row of the table."""
+
+    part: str
+    requests: int
+    hf: float
+    batch: str
+    vllm: float
+    same: str
+
+    def cells(self) -> list[str]:
+        ratio = f"{self.vllm / self.hf:.2f} ×"
+        return [self.part, str(self.requests), f"{self.hf:.0f}", self.batch, f"{self.vllm:.0f}", ratio, self.same]
+
+
+@dataclass
+class Work:
+    """What both engines are asked, and how much of it counts."""
+
+    name: str
+    total: int
+    ask: Callable[[Any, slice], list[Any]]
+    tokens: Callable[[Any], int]
+
+
+def main() -> None:
+    arguments = _arguments()
+    device = pick_device(arguments.device)
+    dtype = pick_dtype(arguments.dtype, device)
+    version = check_install(device)
+    folder = model_folder(arguments.model, None, _silent)
+    jobs = [writing(folder, arguments), scoring(folder, arguments)]
+    found: list[tuple[float, str, list[Any]]] = []
+    with HFEngine.open(folder, device, dtype) as hf:
+        for job in jobs:
+            best = search(hf, job, BATCHES[torch.device(device).type])
+            hf._batch_size = best
+            rate, answers = timed(hf, job, slice(None))
+            found.append((rate, "memory's own" if best is None else str(best), answers))
+    # Its memory must be free before vLLM takes its share.
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    options = VLLMOptions(
+        device=device, dtype=str(dtype).removeprefix("torch."), gpu_memory=arguments.gpu_memory,
+        tensor_parallel=arguments.tensor_parallel, data_parallel=arguments.data_parallel,
+    )  # fmt: skip
+    lines = []
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as logs, VLLMEngine.open(folder, Path(logs) / "vllm.log", options) as vllm:
+        started = time.perf_counter() - start
+        for job, (rate, batch, answers) in zip(jobs, found, strict=True):
+            job.ask(vllm, slice(0, 8))
+            fast, others = timed(vllm, job, slice(None))
+            lines.append(Line(job.name, job.total, rate, batch, fast, difference(answers, others)))
+    words = f"{_machine(device)}; vLLM {version}; {arguments.model}, {str(dtype).removeprefix('torch.')}"
+    text = "\n".join([f"{words}; vLLM started in {started:.0f} s.", "", *_table(lines)])
+    print(text)
+    if arguments.markdown:
+        _write(text)
+
+
+def writing(folder: Path, arguments: argparse.Namespace) -> Work:
+    """The requests of UnSTAR's three skills over the task's rows, again and again until there are enough."""
+    tokenizer = load_tokenizer(folder)
+    data = plugins.open_task(arguments.task, "report", None).data()
+    rows = [*data.forget, *data.retain]
+    skills = ("paraphrase", "wrong_answer", "rationale")
+    chats = [
+        build(skill, row.question, None if skill == "paraphrase" else row.answer)  # type: ignore[arg-type]
+        for row in rows
+        for skill in skills
+    ]
+    one_each = [prompt_ids(tokenizer, list(chat)) for chat in chats]
+    prompts = [one_each[i % len(one_each)] for i in range(arguments.requests)]
+    sampling = Sampling(max_new_tokens=48, temperature=0.8, top_p=0.95, stop=("\n",), seed=0)
+
+    def ask(engine: Any, part: slice) -> list[Any]:
+        found: list[Any] = engine.generate(prompts[part], sampling)
+        return found
+
+    return Work("anti-samples", len(prompts), ask, lambda stats: int(stats.tokens_generated))
+
+
+def scoring(folder: Path, arguments: argparse.Namespace) -> Work:
+    """Every candidate of the task's probes."""
+    task = plugins.open_task(arguments.task, "report", None)
+    asked = candidate_ids(load_tokenizer(folder), task.probes(), None, task.knowledge)
+    requests: list[ScoreRequest] = [request for answers in asked for request in answers.requests][: arguments.requests]
+
+    def ask(engine: Any, part: slice) -> list[Any]:
+        found: list[Any] = engine.score(requests[part])
+        return found
+
+    # What an engine computes twice or once is its own affair: the answers' tokens count.
+    tokens = sum(len(continuation) for request in requests for continuation in request.continuations)
+    return Work("scoring", len(requests), ask, lambda stats: tokens)
+
+
+def search(hf: HFEngine, job: Work, batches: Sequence[int]) -> int | None:
+    """hf's best batch size, None where leaving it to memory is best."""
+    part = slice(0, max(64, math.ceil(job.total * SEARCHED)))
+    job.ask(hf, slice(0, 8))
+    rates: dict[int | None, float] = {}
+    for size in (None, *batches):
+        hf._batch_size = size
+        start = time.perf_counter()
+        job.ask(hf, part)
+        rates[size] = 1 / (time.perf_counter() - start)
+        print(f"{job.name}: hf with batch {size or 'by memory'}: {1 / rates[size]:.1f} s", file=sys.stderr)
+    return max(rates, key=rates.__getitem__)
+
+
+def timed(engine: Any, job: Work, part: slice) -> tuple[float, list[Any]]:
+    """Tokens a second, and the answers."""
+    before = job.tokens(engine.stats)
+    start = time.perf_counter()
+    answers = job.ask(engine, part)
+    seconds = time.perf_counter() - start
+    done = job.tokens(engine.stats)
+    tokens = done if done == before else done - before
+    print(f"{job.name}: {tokens} tokens in {seconds:.1f} s", file=sys.stderr)
+    return tokens / seconds, answers
+
+
+def difference(mine: list[Any], others: list[Any]) -> str:
+    """How far scores lie apart; of sampled texts, how long they are."""
+    if hasattr(mine[0], "text"):
+        lengths = [sum(len(one.tokens) for one in texts) / len(texts) for texts in (mine, others)]
+        return f"{lengths[0]:.1f} and {lengths[1]:.1f} tokens a text"
+    worst = max(
+        abs(a - b)
+        for one, other in zip(mine, others, strict=True)
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip(x.logprob, y.logprob, strict=True)
+    )
+    return f"log-probabilities to {worst:.0e}"
+
+
+def _table(lines: Sequence[Line]) -> list[str]:
+    rows = [HEAD, *(line.cells() for line in lines)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    out = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return out
+
+
+def _write(text: str) -> None:
+    page = README.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def _machine(device: str) -> str:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    threads = "" if device.startswith("cuda") else f", {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{name}{threads}; torch {torch.__version__}"
+
+
+def _silent(description: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--task", default="facts/all", help="whose rows and probes are asked")
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--tensor-parallel", type=int, default=1)
+    parser.add_argument("--data-parallel", type=int, default=1)
+    parser.add_argument("--gpu-memory", type=float)
+    parser.add_argument("--markdown", action="store_true", help="write the table into benchmarks/README.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Fill in the template: a folder with a method, its test and its card, or an installable package of them."""
+
+from __future__ import annotations
+
+import keyword
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from unbench import __version__
+from unbench.errors import EnvironmentProblem, UsageError
+from unbench.method import API_VERSION
+from unbench.plugins import methods
+
+NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
+EXAMPLE = "For example: unbench new-method my_method."
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the new folder."""
+
+    folder: Path
+    method: Path
+    installed: bool
+    """Whether it is a package, which is installed before it is run."""
+
+
+def write_method(name: str, out: Path = Path(), *, package: bool = False) -> Written:
+    """Writes the folder ``out/name``, whole or not at all.
+
+    Raises ``UsageError`` for a name that can't be a method's and where something of that name is there already,
+    ``EnvironmentProblem`` where the folder can't be written.
+    """
+    _refuse_name(name)
+    folder = out / name
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder} is there already, and nothing is overwritten.", "Take another name, or --out DIR.")
+    texts = _texts(name, package)
+    partial = out / f".{name}.{os.getpid()}.tmp"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            for file, text in texts.items():
+                path = partial / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8", newline="\n")
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"{folder} can't be written ({problem.strerror or problem}).", "Name another folder with --out."
+        ) from problem
+    return Written(folder, folder / next(file for file in texts if file.endswith(_method_file(name, package))), package)
+
+
+def _method_file(name: str, package: bool) -> str:
+    return f"unbench_{name}/method.py" if package else f"{name}.py"
+
+
+def _texts(name: str, package: bool) -> dict[str, str]:
+    """Every file of the new folder, by path."""
+    module = f"unbench_{name}"
+    call = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    own = {
+        "NAMEPLUGIN": name if package else f"{name} --plugin {name}.py",
+        "NAME": name,
+        "CLASS": call,
+        "YEAR": str(datetime.now(UTC).year),
+        "API": str(API_VERSION),
+        "IMPORT": f"{module}.method" if package else name,
+        "DISTRIBUTION": f"unbench-{name.replace('_', '-')}",
+        "PACKAGE": module,
+        "VERSION": __version__,
+        "INSTALL": "pip install -e .\n" if package else "",
+        "CHECK": name if package else f"{name}.py",
+        "RUN": f"--method {name}" if package else f"--plugin {name}.py",
+    }
+    # Longest first, so that a name within a longer one is left alone.
+    pattern = re.compile(r"\b(" + "|".join(sorted(own, key=len, reverse=True)) + r")(?=\b|unbench)")
+
+    def filled(file: str) -> str:
+        text = files("unbench.newmethod").joinpath("template", file).read_text(encoding="utf-8")
+        return pattern.sub(lambda found: own[found[1]], text)
+
+    texts = {_method_file(name, package): filled("method.py.txt"), "README.md": filled("README.md")}
+    if not package:
+        return {**texts, f"test_{name}.py": filled("test_method.py.txt")}
+    texts[f"{module}/__init__.py"] = f'"""{name}, a method for UnBench."""\n'
+    return {
+        **texts,
+        "tests/test_method.py": filled("test_method.py.txt"),
+        "pyproject.toml": filled("pyproject.toml.txt"),
+    }
+
+
+def _refuse_name(name: str) -> None:
+    """One sentence for each way in which a name can't be a module's, a class's and a method's at once."""
+    if "/" in name or "\\" in name or name in (".", ".."):
+        raise UsageError(f"{name!r} is a path, not a name.", "Give the folder with --out, and a name alone.")
+    if not name.isascii():
+        raise UsageError(f"{name!r} has letters beyond a to z, which can't be typed everywhere.", EXAMPLE)
+    if name[:1].isdigit():
+        raise UsageError(f"{name!r} begins with a digit, and a Python module can't.", EXAMPLE)
+    if not NAME.fullmatch(name):
+        better = re.sub(r"\W+", "_", name.lower()).strip("_")[:40]
+        hint = f"For example: unbench new-method {better}." if NAME.fullmatch(better) else EXAMPLE
+        raise UsageError(f"{name!r} can't name a method: it takes 2 to 40 small letters, digits and underscores.", hint)
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        raise UsageError(f"{name!r} is a word of the Python language.", EXAMPLE)
+    if name in sys.stdlib_module_names or name in ("unbench", "torch", "numpy", "pytest", "conftest"):
+        raise UsageError(f"{name!r} is the name of a module that Python has already.", EXAMPLE)
+    for plugin in methods().plugins:
+        if plugin.name == name:
+            raise UsageError(f"There is a method called {name!r} already ({plugin.qualified}).", "Take another name.")
