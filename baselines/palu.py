@@ -71,7 +71,7 @@ class PALU(LossMethod):
         from unbench.training.loss import chunked, kl_divergence, wide
 
         def flat(z: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
-            top = z0.topk(min(self.config.top, z0.shape[-1]), dim=-1).indices
+            top = z0.topk(min(self.config.top, z0.shape[-1]), dim=-1, sorted=False).indices
             z = wide(z)
             return (z.gather(-1, top) - z.mean(-1, keepdim=True)).square().mean(-1)
 

@@ -61,7 +61,7 @@ def gone(place: Path) -> bool:
     return not left(place)
 
 
-@pytest.mark.parametrize("method", ["grad_diff", "npo"])
+@pytest.mark.parametrize("method", ["grad_diff", pytest.param("npo", marks=pytest.mark.slow)])
 def test_the_same_weights_as_one_process(method: str, tmp_path: Path) -> None:
     """Per token and per sequence. A small rate: AdamW blows the rounding of a gradient near 0 up to a step's size."""
     seen: list[tuple[str, int, int]] = []
@@ -84,8 +84,8 @@ def test_the_same_weights_as_one_process(method: str, tmp_path: Path) -> None:
     ("fault", "sentence"),
     [
         ("killed", "Process 2 of 2 was killed by signal 9"),
-        ("raises", "raised ZeroDivisionError: in the middle"),
-        ("nan", "The loss is not finite at step 1 of 3"),
+        pytest.param("raises", "raised ZeroDivisionError: in the middle", marks=pytest.mark.slow),
+        pytest.param("nan", "The loss is not finite at step 1 of 3", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_in_one_ends_all(fault: str, sentence: str, tmp_path: Path) -> None:
@@ -124,6 +124,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     assert gone(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     assert interrupted(tmp_path, signal.SIGKILL).returncode == -signal.SIGKILL
     assert gone(tmp_path)

@@ -48,7 +48,7 @@ def check(options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not (seeds[1] / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_goes_on_after_kill_9(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {"method": "npo", "task": "bios/fact", "limit": 2, "train": kind, "checkpoint_every": 0,
                "settings": {"steps": 7, "lr": 1e-3}}  # fmt: skip
@@ -63,6 +63,7 @@ def test_several_processes_go_on_after_kill_9(tmp_path: Path, caplog: pytest.Log
     check(options, tmp_path, caplog)
 
 
+@pytest.mark.slow
 def test_without_resume_a_training_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {"method": "npo", "task": "bios/fact", "limit": 2, "checkpoint_every": 0, "settings": {"steps": 7}}
     killed(options, tmp_path)

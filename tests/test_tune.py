@@ -81,7 +81,7 @@ def test_the_first_trial_is_the_present_defaults_and_all_have_one_budget(study: 
     assert {job.plan.budget_tokens for job in fake.jobs} == {200_000} == {record.budget_tokens}
     assert {job.plan.split for job in fake.jobs} == {"select"} == {record.split}
     assert {job.plan.seeds for job in fake.jobs} == {(0,)}
-    for job in fake.jobs:
+    for job in fake.jobs[1:]:
         assert all(job.plan.config[key] in choices for key, choices in study.space.items())
 
 
@@ -146,6 +146,16 @@ def test_a_choice_may_be_a_mapping(tmp_path: Path) -> None:
     assert all({"inner_settings": one} in tried for one in choices)
 
 
+def test_a_default_outside_the_space_is_tried_once(tmp_path: Path) -> None:
+    study = Study("gradient_ascent", "facts/hogwarts", settings={"steps": 5})
+    default = study.base.config["lr"]
+    assert default == 1e-5
+    study.space["lr"] = [1e-4, 3e-4]
+    record = tune(study, 9, tmp_path, pool=Fake(by_lr))
+    assert [trial.settings["lr"] for trial in record.trials].count(default) == 1
+    assert len(record.trials) == 1 + 2 * len(study.space["batch_size"])
+
+
 def test_a_space_smaller_than_the_trials(tmp_path: Path) -> None:
     study = Study("gradient_ascent", settings={"lr": 1e-4, "steps": 5})
     assert len(tune(study, 9, tmp_path, pool=Fake(by_lr)).trials) == len(study.space["batch_size"])
@@ -154,17 +164,8 @@ def test_a_space_smaller_than_the_trials(tmp_path: Path) -> None:
 def test_the_sampler_learns() -> None:
     """After trials in which one value was always better, it is drawn more often than by chance."""
     space = {"a": [*range(10)]}
-    past = optuna.create_study(direction="maximize")
-    for number in range(40):
-        value = number % 10
-        past.add_trial(
-            optuna.trial.create_trial(
-                params={"a": value},
-                distributions={"a": optuna.distributions.CategoricalDistribution(space["a"])},
-                value=float(value == 3),
-            )
-        )
-    drawn = [suggest(space, past.trials, [], f"{number}") for number in range(30)]
+    past = [({"a": number % 10}, float(number % 10 == 3)) for number in range(40)]
+    drawn = [suggest(space, past, [], f"{number}") for number in range(30)]
     assert sum(one == {"a": 3} for one in drawn) > 9
 
 

@@ -64,7 +64,7 @@ class Study:
         self._named = (method, task, model)
         self.method: type[Method] = choose_method(method, options.get("plugins", ()))[1]
         self.base = self.plan({})
-        self.space = search_space(self.method, self.fixed, self.base.config)
+        self.space = search_space(self.method, self.fixed)
         question = {"plan": self.base.identity(), "seed": seed, "space": self.space}
         self.id = hashlib.sha256(canonical_json(question).encode()).hexdigest()[:12]
 
@@ -83,9 +83,15 @@ class Study:
         """The searched settings of trial 0."""
         return {name: self.base.config[name] for name in self.space}
 
+    @property
+    def known(self) -> dict[str, list[Any]]:
+        """The space and the present defaults, which trial 0 tries and no later one draws."""
+        default = self.defaults
+        return {key: [*every, *([] if default[key] in every else [default[key]])] for key, every in self.space.items()}
 
-def search_space(method: type[Method], fixed: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Choices by setting: those the method declares, with its present default among them, less what is fixed."""
+
+def search_space(method: type[Method], fixed: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Choices by setting: those the method declares, less what is fixed."""
     name = method.card.name
     found: dict[str, list[Any]] = {}
     for key, choices in method.space.items():
@@ -95,9 +101,7 @@ def search_space(method: type[Method], fixed: Mapping[str, Any], config: Mapping
             )
         if key in fixed:
             continue
-        every = [*choices] if config[key] in choices else [*choices, config[key]]
-        is_number = all(isinstance(one, int | float) and not isinstance(one, bool) for one in every)
-        found[key] = sorted(every) if is_number else every
+        found[key] = [*choices]
     if not found:
         why = "every setting it searches is fixed by --set" if method.space else "it declares no space"
         raise UsageError(
@@ -220,7 +224,7 @@ class Ledger:
         """Everything that was tried so far, and the best of it."""
         from unbench.results.record import versions
 
-        trials = [_trial_record(self._study.space, one) for one in self._ended()]
+        trials = [_trial_record(self._study.known, one) for one in self._ended()]
         best = choose(trials)
         base = self._study.base
         names = {str(one.user_attrs["objective"]) for one in self._ended() if "objective" in one.user_attrs}
@@ -241,16 +245,20 @@ class Ledger:
 
         if not every:
             return self._study.defaults
-        done = [trial for trial in every if trial.state == optuna.trial.TrialState.COMPLETE]
-        tried = [_decoded(self._study.space, trial.params) for trial in every]
+        tried = [_decoded(self._study.known, trial.params) for trial in every]
+        done = [
+            (settings, float(trial.value))
+            for settings, trial in zip(tried, every, strict=True)
+            if trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None
+        ]
         return suggest(self._study.space, done, tried, f"{self._study.seed}/{len(every)}")
 
     def _job(self, trial: optuna.Trial) -> Iterator[Job]:
         """The run of a trial; none where the settings don't go together, which fails the trial."""
-        for name, distribution in _distributions(self._study.space).items():
+        for name, distribution in _distributions(self._study.known).items():
             # What an earlier call set already comes back as it is.
             trial.suggest_categorical(name, distribution.choices)
-        number, settings = trial.number, _decoded(self._study.space, trial.params)
+        number, settings = trial.number, _decoded(self._study.known, trial.params)
         try:
             plan = self._study.plan(settings)
         except UnbenchError as problem:
@@ -281,19 +289,24 @@ class Ledger:
 
 def suggest(
     space: Mapping[str, Sequence[Any]],
-    done: Iterable[optuna.trial.FrozenTrial],
+    done: Iterable[tuple[Mapping[str, Any], float]],
     tried: Sequence[Mapping[str, Any]],
     seed: str,
 ) -> dict[str, Any] | None:
-    """Settings that were not tried yet: what TPE draws after ``done``, by the seed alone; where it would repeat itself,
-    one drawn at random of what is left. None where nothing is left."""
+    """Settings that were not tried yet: what TPE draws after ``done`` (settings and what they reached), by the seed
+    alone; where it would repeat itself, one drawn at random of what is left. None where nothing is left."""
     import optuna
 
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
     sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=RANDOM_TRIALS)
     shadow = optuna.create_study(sampler=sampler, direction="maximize")
-    shadow.add_trials(done)
-    drawn = _decoded(space, shadow.ask({**_distributions(space)}).params)
+    distributions = _distributions(space)
+    for settings, value in done:
+        # A default from outside the space says nothing about what may be drawn of that setting.
+        inside = {name: _encoded(one) for name, one in settings.items() if one in space[name]}
+        within: dict[str, Any] = {name: distributions[name] for name in inside}
+        shadow.add_trial(optuna.trial.create_trial(params=inside, distributions=within, value=value))
+    drawn = _decoded(space, shadow.ask({**distributions}).params)
     if drawn not in tried:
         return drawn
     names = list(space)

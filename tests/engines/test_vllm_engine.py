@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -203,6 +204,8 @@ def test_nothing_outlives_the_process_that_started_it(target: Path, tmp_path: Pa
     with subprocess.Popen(
         [sys.executable, "-c", script, str(target), str(tmp_path / "log")],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit it.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as started:  # fmt: skip
         assert started.stdout is not None
         processes = family([int(word) for word in started.stdout.readline().split()])

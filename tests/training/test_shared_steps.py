@@ -33,9 +33,13 @@ def together(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for rank in range(2)
     ]
-    for process in processes:
-        _, told = process.communicate(timeout=120)
-        assert process.returncode == 0, told
+    try:
+        for process in processes:
+            _, told = process.communicate(timeout=300)
+            assert process.returncode == 0, told
+    finally:
+        for process in processes:
+            process.kill()
     return place
 
 

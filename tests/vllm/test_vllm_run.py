@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -59,7 +60,10 @@ def test_unstar_writes_the_same_kinds_of_text_with_one_start(tmp_path: Path, wor
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_no_process_and_goes_on(tmp_path: Path, how: signal.Signals) -> None:
     words = [*FEW, "--engine", "vllm", "--out", str(tmp_path)]
-    with subprocess.Popen([*RUN, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as started:
+    # A shell starts background jobs with SIGINT ignored, and children inherit it.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "preexec_fn": listen}
+    with subprocess.Popen([*RUN, *words], **quiet) as started:  # type: ignore[call-overload]
         worker = wait_for_worker(started.pid)
         started.send_signal(how)
     assert gone([worker])

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ class Server:
         self._tell = tell
         self._adapter: Any = None
         self._asleep = False
+        # Some of what vLLM has no kernel for (a head size) it finds only as it computes: better now than in a run.
+        self.generate([[0]], [1], None, temperature=0.0, top_p=1.0, stop=[], ends=[])
 
     def generate(
         self,
@@ -101,9 +104,15 @@ class Server:
         self._llm.reset_prefix_cache()
 
     def rest(self) -> None:
-        """Give back the device's memory until the next call; the weights go to the host's."""
-        if not self._asleep:
+        """Give back the device's memory until the next call; the weights go to the host's. A device that does not allow
+        it keeps them: training then has what the engine's share leaves."""
+        if self._asleep:
+            return
+        try:
             self._llm.sleep(level=1)
+        except Exception:
+            traceback.print_exc()
+        else:
             self._asleep = True
 
     def wake(self) -> None:
@@ -172,8 +181,6 @@ def main() -> None:
             else:
                 answer = getattr(server, name)(*values, **options)
         except Exception as problem:
-            import traceback
-
             traceback.print_exc()
             tell("error", [type(problem).__name__, str(problem)])
         else:

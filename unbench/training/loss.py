@@ -99,7 +99,10 @@ def chunked(
     if chunk_elements is None:
         chunk_elements = CHUNK_ELEMENTS if logits.is_cuda else CACHED_ELEMENTS
     positions = max(1, chunk_elements // vocabulary)
-    values = cast(torch.Tensor, _Chunked.apply(function, positions, flat, *flat_others))  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and flat.requires_grad:
+        values = cast(torch.Tensor, _Chunked.apply(function, positions, flat, *flat_others))  # type: ignore[no-untyped-call]
+    else:
+        values = _run(function, positions, flat, flat_others, None)
     return values.reshape(shape)
 
 
@@ -111,9 +114,9 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, function: Callable[..., torch.Tensor], positions: int, logits: torch.Tensor, *others: torch.Tensor
     ) -> torch.Tensor:
-        ctx.function, ctx.positions, ctx.others = function, positions, others
-        ctx.save_for_backward(logits)
-        ctx.gradient = torch.empty_like(logits) if ctx.needs_input_grad[2] else None
+        ctx.function, ctx.positions = function, positions
+        ctx.save_for_backward(logits, *others)
+        ctx.gradient = torch.empty_like(logits)
         return _run(function, positions, logits, others, ctx.gradient)
 
     @staticmethod
@@ -121,10 +124,10 @@ class _Chunked(torch.autograd.Function):
         # Given away below: a graph that is kept and gone through again makes it anew.
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            (logits,) = ctx.saved_tensors
+            logits, *others = ctx.saved_tensors
             gradient = torch.empty_like(logits)
-            _run(ctx.function, ctx.positions, logits, ctx.others, gradient)
-        return None, None, gradient.mul_(weights[0][:, None]), *(None for _ in ctx.others)
+            _run(ctx.function, ctx.positions, logits, others, gradient)
+        return None, None, gradient.mul_(weights[0][:, None]), *(None for _ in ctx.needs_input_grad[3:])
 
 
 def _run(

@@ -22,6 +22,9 @@ def uphill(
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None and norm > 0:
                     parameter.add_((gradient * (radius / norm)).to(parameter.dtype))
+            # As large as the weights, and of no use to the passes that follow.
+            gradient = None
+            del wide, gradients
         yield
     finally:
         with torch.no_grad():

@@ -234,13 +234,16 @@ class UnlearnTrainer(Trainer):
         if not term.radius:
             return contextlib.nullcontext()
         moved = [p for p in model.parameters() if p.requires_grad]
-        if not self._uphill:
+        gradients = self._uphill
+        if not gradients:
             self._add_gradients(model, term, step, rows, size, 1.0)
             self.share_gradients(model)
-            # Kept until the step is through: a process that repeats its share alone can't ask the others again.
-            self._uphill = tuple(p.grad for p in moved)
+            gradients = tuple(p.grad for p in moved)
             model.zero_grad()
-        return uphill(moved, self._uphill, term.radius)
+            if self.accelerator.num_processes > 1:
+                # Kept until the step is through: a process that repeats its share alone can't ask the others again.
+                self._uphill = gradients
+        return uphill(moved, gradients, term.radius)
 
     def share_gradients(self, model: Any) -> None:
         """Add the gradients of all processes, each of which has gone through its own rows of a step."""

@@ -143,7 +143,7 @@ class _Run:
             rows, entry = self._anti_samples(number)
             rounds.append(entry | {"temperature": temperature})
             if not rows or not self._train(rows, number, entry):
-                self.notes["stopped"] = "token budget spent"
+                self.notes["stopped"] = "token or retain budget spent"
                 break
         self._finish()
         return Unlearned(weights=self._weights)

@@ -1,0 +1,96 @@
+"""Write the tables of ``results/`` into ``results/README.md`` and the first of them into the project's README, between
+its ``results`` marks: no number is copied by hand.
+
+    python benchmarks/results_table.py            # --check: exit 1 where a table is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from unbench.leaderboard.reader import parse_result
+from unbench.results.schema import Result, Score
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SCORES = ("forget", "trace", "retain", "specificity", "overall")
+TASKS = ("bios/fact", "bios/relation", "bios/person", "facts/hogwarts")
+CONTROLS = ("none", "retrain", "retain_only", "sham")
+
+
+def cell(score: Score) -> str:
+    """Value and interval; a dash where there is none."""
+    if score.value is None:
+        return "–"
+    if score.low is None or score.high is None or score.low == score.high:
+        return f"{score.value:.2f}"
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+def results_of(task: str, root: Path = ROOT) -> list[Result]:
+    """The committed results of a task, best overall first, controls last."""
+    found = [parse_result(file) for file in sorted((root / "results" / task).rglob("result.json"))]
+    return sorted(found, key=lambda one: (_name(one) in CONTROLS, -(one.scores.overall.value or 0.0), _name(one)))
+
+
+def table(results: list[Result]) -> str:
+    """Markdown."""
+    lines = ["| method | " + " | ".join(SCORES) + " | seeds | tokens |", "|---" * 8 + "|"]
+    for one in results:
+        name = f"*{_name(one)}*" if _name(one) in CONTROLS else _name(one)
+        cells = [cell(getattr(one.scores, score)) for score in SCORES]
+        seeds = len(one.seeds)
+        cells += [str(seeds), f"{(one.compute.tokens_trained + one.compute.tokens_generated) // seeds:,}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def results_page(root: Path = ROOT) -> str:
+    """``results/README.md``."""
+    parts = [
+        "# Results",
+        "Written by `benchmarks/results_table.py` from the runs in this folder (plan and result of each; made by\n"
+        "`unbench sweep`, see [tuning and sweeps](../docs/tuning-and-sweeps.md)). Value [95 % interval, jackknife-t];\n"
+        "*slanted*: controls. Tokens are those trained and generated, a seed. On `bios` every method has 200,000\n"
+        "tokens at most and the settings that [its trials](../benchmarks/tuning) on the `select` forget set of\n"
+        "`bios/fact` gave, the same number of trials for each. nano is a controlled world: no order of methods\n"
+        "generalises from it.",
+    ]
+    for task in TASKS:
+        results = results_of(task, root)
+        if results:
+            parts += [f"## {task} ({results[0].model})", table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(root: Path = ROOT) -> str:
+    """The project's README with the table of ``bios/fact`` between its marks."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table(results_of('bios/fact', root))}\n{END}{after}"
+
+
+def _name(result: Result) -> str:
+    return result.method.rpartition(":")[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a table is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for file, text in ((ROOT / "results" / "README.md", results_page()), (ROOT / "README.md", readme())):
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            stale.append(file.relative_to(ROOT))
+            if not check:
+                file.write_text(text, encoding="utf-8")
+    for name in stale:
+        print(f"{name}: {'out of date' if check else 'written'}")
+    sys.exit(1 if check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()
