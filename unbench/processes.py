@@ -242,11 +242,12 @@ def leading(plan: Plan) -> Iterator[None]:
 def follow(plan: Plan) -> None:
     """Another of several launched processes: takes part in every training until the first one has done all."""
     from unbench.models.load import pick_device
-    from unbench.worker import carry_out, join, share
+    from unbench.worker import carry_out, join, meet, share
 
     join(pick_device(plan.device))
     while (job := share(None)) is not None:
         carry_out(json.loads(Path(job).read_text(encoding="utf-8")), int(os.environ["RANK"]), _silent)
+        meet()
 
 
 def _led() -> bool:
@@ -254,13 +255,16 @@ def _led() -> bool:
 
 
 def _lead(job: Path, progress: Progress) -> dict[str, Any]:
-    from unbench.worker import carry_out, share
+    from unbench.worker import carry_out, meet, share
 
     share(str(job))
     told = json.loads(os.environ[LED])
     os.environ.update(told)
     try:
-        return carry_out(json.loads(job.read_text(encoding="utf-8")), 0, progress)
+        report = carry_out(json.loads(job.read_text(encoding="utf-8")), 0, progress)
+        # The others may still be writing where this process is about to clean up.
+        meet()
+        return report
     finally:
         for name in told:
             os.environ.pop(name, None)

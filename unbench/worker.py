@@ -83,6 +83,13 @@ def share(value: str | None) -> str | None:
     return found
 
 
+def meet() -> None:
+    """Wait until every process has come here."""
+    import torch
+
+    torch.distributed.barrier()
+
+
 def carry_out(job: dict[str, Any], rank: int, progress: Progress) -> dict[str, Any]:
     """The method on the job's rows; what the process that started this wants to know (JSON)."""
     from unbench import spine
