@@ -20,7 +20,7 @@ from unbench.pluginfile import PluginFile, plugin_files
 from unbench.plugins import choose_method, open_task
 from unbench.task import Split, Task, canonical_json
 from unbench.training.settings import MachineSettings
-from unbench.tuned import tuned_settings
+from unbench.tuned import tuned_budget, tuned_settings
 
 MACHINE_FIELDS = frozenset({"device", "batch_size", "machine", "serving", "model_path", "data_dir", "task_path"})
 """Fields that say where and how a run is computed, not what; they and the seeds stay out of the run-id."""
@@ -204,7 +204,8 @@ def make_plan(
             serving=serving,
             dtype=dtype,  # type: ignore[arg-type]
             limit=limit,
-            budget_tokens=budget_tokens,
+            # Settings that were chosen within a budget are run within it.
+            budget_tokens=budget_tokens or tuned_budget(method_class, model),
             seeds=tuple(dict.fromkeys(seeds)),
             device=device,
             batch_size=batch_size,

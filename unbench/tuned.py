@@ -150,6 +150,14 @@ def all_tuned(method_class: type[Method]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def tuned_budget(method_class: type[Method], model: str) -> int | None:
+    """Tokens within which the shipped settings of a method and model were chosen: they are the best within it."""
+    entry = shipped().get(model, {}).get(method_class.card.name)
+    if entry is None or model in method_class.tuned:
+        return None
+    return int(entry["budget_tokens"]) if entry.get("budget_tokens") else None
+
+
 @cache
 def shipped() -> Mapping[str, Mapping[str, dict[str, Any]]]:
     """Model, method, entry: ``baselines/tuned.yaml``."""

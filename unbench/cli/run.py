@@ -110,7 +110,11 @@ def names(text: str | None) -> tuple[str, ...]:
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
               help="Settings from a file: a tuned.json of 'unbench tune' (its method and budget too), or YAML; --set "
               "goes on top.")  # fmt: skip
-@click.option("--budget-tokens", type=click.IntRange(1), help="Most tokens the method may train on and generate.")
+@click.option(
+    "--budget-tokens",
+    type=click.IntRange(1),
+    help="Most tokens the method may train on and generate.  [default: what its settings were tuned within]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
