@@ -371,3 +371,28 @@ def test_the_command_tunes(tmp_path: Path) -> None:
     assert [trial.state for trial in record.trials] == ["done", "done"]
     assert all(trial.scores["overall"] is not None for trial in record.trials)
     assert read_tuned(tmp_path / "kept" / "bios-fact-gradient_ascent.json") == record
+
+
+def test_shipped_settings_bring_their_budget_and_a_strangers_method_none() -> None:
+    from unbench_baselines.npo import NPO
+
+    from unbench.plan import make_plan
+    from unbench.tuned import shipped, tuned_budget, tuned_settings
+
+    entry = shipped()["nano"]["npo"]
+    assert make_plan("npo", "bios/fact").budget_tokens == entry["budget_tokens"]
+    assert make_plan("npo", "bios/fact", budget_tokens=7).budget_tokens == 7
+
+    class Stranger(NPO):
+        pass
+
+    Stranger.__module__ = "somebody.else"
+    assert tuned_settings(Stranger, "nano") == {}
+    assert tuned_budget(Stranger, "nano") is None
+
+    class Own(NPO):
+        tuned = {"nano": {"steps": 3}}  # noqa: RUF012
+
+    Own.__module__ = NPO.__module__
+    assert tuned_settings(Own, "nano") == {"steps": 3}
+    assert tuned_budget(Own, "nano") is None

@@ -141,21 +141,24 @@ def tuned_settings(method_class: type[Method], model: str) -> dict[str, Any]:
 
 def all_tuned(method_class: type[Method]) -> dict[str, dict[str, Any]]:
     """The same by model."""
-    found = dict(method_class.tuned)
-    if method_class.__module__.partition(".")[0] in ("unbench", "unbench_baselines"):
-        for model, by_method in shipped().items():
-            entry = by_method.get(method_class.card.name)
-            if entry is not None:
-                found.setdefault(model, entry["settings"])
-    return found
+    return {model: entry["settings"] for model, entry in _entries(method_class).items()} | dict(method_class.tuned)
 
 
 def tuned_budget(method_class: type[Method], model: str) -> int | None:
-    """Tokens within which the shipped settings of a method and model were chosen: they are the best within it."""
-    entry = shipped().get(model, {}).get(method_class.card.name)
-    if entry is None or model in method_class.tuned:
+    """Tokens within which the shipped settings of a method and model were chosen: they are the best within it. None
+    where nothing ships, or the class's own ``tuned`` takes its place."""
+    if model in method_class.tuned:
         return None
-    return int(entry["budget_tokens"]) if entry.get("budget_tokens") else None
+    budget: int | None = _entries(method_class).get(model, {}).get("budget_tokens")
+    return budget
+
+
+def _entries(method_class: type[Method]) -> dict[str, dict[str, Any]]:
+    """What ships for one of UnBench's own methods, by model; nothing for a stranger's of the same name."""
+    if method_class.__module__.partition(".")[0] not in ("unbench", "unbench_baselines"):
+        return {}
+    name = method_class.card.name
+    return {model: by_method[name] for model, by_method in shipped().items() if name in by_method}
 
 
 @cache
