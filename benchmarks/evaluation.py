@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import random
 import sys
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import obvious
+import report
 import torch
 
 from unbench import plugins
@@ -38,7 +37,6 @@ from unbench.responses import Answers, candidate_ids
 from unbench.task import Message, Row
 from unbench.templates import answer_ids
 
-README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 CLOSE = 1e-5
 """Two log-probabilities (nats) that may be told apart either way."""
@@ -81,15 +79,15 @@ def main() -> None:
     for name in arguments.tasks:
         lines += compare(name, model, tokenizer, arguments, notes)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    words = f"{_machine(device)}; {parameters:.1f} M parameters, {model.config.vocab_size} tokens, float32"
+    words = f"{report.machine(device)}; {parameters:.1f} M parameters, {model.config.vocab_size} tokens, float32"
     if not arguments.model:
         words += f" (Llama of {arguments.layers} layers and width {arguments.width}, {arguments.epochs} epochs of TOFU)"
-    text = "\n".join([words + ".", "", *_table(lines), "", *notes])
+    text = "\n".join([words + ".", "", *report.table([HEAD, *(line.cells() for line in lines)]), "", *notes])
     print(text)
     if arguments.markdown:
         if arguments.limit:
             sys.exit("A table of a few probes isn't kept: leave out --limit.")
-        _write(text)
+        report.write(text, BEGIN, END)
 
 
 def compare(name: str, model: Any, tokenizer: Any, arguments: argparse.Namespace, notes: list[str]) -> list[Line]:
@@ -282,36 +280,6 @@ def _same_texts(model: Any, prompts: Sequence[list[int]], ours: list[list[int]],
     parts = [f"{len(ours) - ties - other} of {len(ours)} texts"]
     parts += [f"{ties} part at a tie"] * bool(ties) + [f"{other} differ"] * bool(other)
     return ", ".join(parts)
-
-
-def _table(lines: Sequence[Line]) -> list[str]:
-    rows = [HEAD, *(line.cells() for line in lines)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    out = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return out
-
-
-def _machine(device: str) -> str:
-    if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(device)
-    else:
-        found = [line for line in _cpuinfo() if line.startswith("model name")]
-        name = found[0].partition(":")[2].strip() if found else platform.processor() or platform.machine()
-        name += f", {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{name}; torch {torch.__version__}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
-
-
-def _write(text: str) -> None:
-    page = README.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def _count(seen: dict[str, int], kind: str) -> bool:

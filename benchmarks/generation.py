@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import report
 import torch
 
 from unbench import plugins
@@ -35,7 +34,6 @@ from unbench.responses import candidate_ids
 from unbench.templates import prompt_ids
 from unbench.unstar.prompts import build
 
-README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- generation: begin -->", "<!-- generation: end -->"
 BATCHES = {"cpu": (8, 16, 32, 64), "cuda": (64, 128, 256, 512, 1024, 2048)}
 SEARCHED = 0.1
@@ -98,11 +96,12 @@ def main() -> None:
             job.ask(vllm, slice(0, 8))
             fast, others = timed(vllm, job, slice(None))
             lines.append(Line(job.name, job.total, rate, batch, fast, difference(answers, others)))
-    words = f"{_machine(device)}; vLLM {version}; {arguments.model}, {str(dtype).removeprefix('torch.')}"
-    text = "\n".join([f"{words}; vLLM started in {started:.0f} s.", "", *_table(lines)])
+    words = f"{report.machine(device)}; vLLM {version}; {arguments.model}, {str(dtype).removeprefix('torch.')}"
+    rows = report.table([HEAD, *(line.cells() for line in lines)])
+    text = "\n".join([f"{words}; vLLM started in {started:.0f} s.", "", *rows])
     print(text)
     if arguments.markdown:
-        _write(text)
+        report.write(text, BEGIN, END)
 
 
 def writing(folder: Path, arguments: argparse.Namespace) -> Work:
@@ -180,27 +179,6 @@ def difference(mine: list[Any], others: list[Any]) -> str:
         for a, b in zip(x.logprob, y.logprob, strict=True)
     )
     return f"log-probabilities to {worst:.0e}"
-
-
-def _table(lines: Sequence[Line]) -> list[str]:
-    rows = [HEAD, *(line.cells() for line in lines)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    out = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return out
-
-
-def _write(text: str) -> None:
-    page = README.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
-def _machine(device: str) -> str:
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    threads = "" if device.startswith("cuda") else f", {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{name}{threads}; torch {torch.__version__}"
 
 
 def _silent(description: str, done: int, total: int) -> None:

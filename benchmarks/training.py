@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -33,6 +32,7 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import report
 import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
@@ -48,7 +48,6 @@ from unbench.training.memory import split
 from unbench.training.trainer import Optimisation, Term, UnlearnTrainer, training
 from unbench.training.weights import prepare_model
 
-README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
 ALLOWED = 1.15
 OPTIMISATION = Optimisation(lr=1e-6)
@@ -127,8 +126,9 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     blocks = [
-        f"{_machine(arguments.device)}; {arguments.train} training, float32, {arguments.rows} forget rows and as many "
-        f"retain rows a step, {arguments.batch_size} sequences a forward pass, median of {arguments.repeats} steps."
+        f"{report.machine(arguments.device)}; {arguments.train} training, float32, {arguments.rows} forget rows and as "
+        f"many retain rows a step, {arguments.batch_size} sequences a forward pass, "
+        f"median of {arguments.repeats} steps."
     ]
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -138,12 +138,13 @@ def main() -> None:
             for name in arguments.methods or loss_methods():
                 measured.append(measure(name, target, Path(folder) / "work", arguments))
                 print(size, *measured[-1].cells(), sep="  ", flush=True)
+        rows = "\n".join(report.table([HEAD, *(one.cells() for one in measured)]))
         blocks.append(f"{size}: {parameters / 1e6:.1f} M parameters, {SIZES[size]['vocab_size'] or 'nano’s'} tokens in "
-                      f"the vocabulary.\n\n" + "\n".join(table(measured)))  # fmt: skip
+                      f"the vocabulary.\n\n{rows}")  # fmt: skip
     text = "\n\n".join(blocks)
     print(text)
     if arguments.markdown:
-        _write(text)
+        report.write(text, BEGIN, END)
 
 
 def loss_methods() -> list[str]:
@@ -304,34 +305,6 @@ def context_of(target: Target, folder: Path, arguments: argparse.Namespace) -> U
         open_engine=no_engine, progress=lambda description, done, total: None, device=arguments.device,
         batch_size=arguments.batch_size,
     )  # fmt: skip
-
-
-def table(measured: Sequence[Measured]) -> list[str]:
-    rows = [HEAD, *(one.cells() for one in measured)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    out = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return out
-
-
-def _machine(device: str) -> str:
-    if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(device)
-    else:
-        path = Path("/proc/cpuinfo")
-        found = (
-            [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.is_file() else []
-        )
-        name = found[0].partition(":")[2].strip() if found else platform.processor() or platform.machine()
-        name += f", {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)"
-    return f"{name}; torch {torch.__version__}"
-
-
-def _write(text: str) -> None:
-    page = README.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from unbench.engines.base import EngineStats, Generation, Sampling, ScoreRequest, TokenScores, end_ids
+from unbench.engines.base import Closing, EngineStats, Generation, Sampling, ScoreRequest, TokenScores, end_ids
 from unbench.engines.hf_forward import Forward
 from unbench.engines.hf_generate import Decoder
 from unbench.engines.hf_memory import Backoff
@@ -36,7 +35,7 @@ CPU_CACHE_BYTES = 1 << 30
 GPU_SHARE = 0.4
 
 
-class HFEngine:
+class HFEngine(Closing):
     """Serves ``model`` (transformers, or peft around it). A context manager.
 
     A model handed over in memory is put into evaluation mode; ``close`` restores each module's training mode, which
@@ -176,14 +175,6 @@ class HFEngine:
             module.training = training
         for parameter, needed in self._gradients:
             parameter.requires_grad_(needed)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _ready(self) -> Forward:
         if self._forward is None:

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
-from unbench.engines.base import EngineStats, Generation, Sampling, ScoreRequest, TokenScores
+from unbench.engines.base import Closing, EngineStats, Generation, Sampling, ScoreRequest, TokenScores
 from unbench.method import Unlearned
 
 Answer = TypeVar("Answer")
@@ -41,7 +40,7 @@ class Part(Protocol):
     def close(self) -> None: ...
 
 
-class SpreadEngine:
+class SpreadEngine(Closing):
     """An engine made of one a device. A context manager.
 
     ``start`` makes the further parts; it is called once, by the first call that asks for at least ``worth`` tokens:
@@ -89,14 +88,6 @@ class SpreadEngine:
     def close(self) -> None:
         for part in reversed(self._parts):
             part.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _each_request(
         self, requests: Sequence[ScoreRequest], ask: Callable[[Part, list[ScoreRequest]], list[Answer]]

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from unbench.engines.base import Engine, EngineStats, Generation, Sampling, ScoreRequest, TokenScores
+from unbench.engines.base import Closing, Engine, EngineStats, Generation, Sampling, ScoreRequest, TokenScores
 from unbench.method import Unlearned
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Work:
         self.tokens_scored += stats.tokens_scored
 
 
-class Engines:
+class Engines(Closing):
     """Hands out engines that serve the run's target. A context manager; leaving it ends vLLM."""
 
     def __init__(self, target: Target, plan: Plan, logs: Path) -> None:
@@ -86,14 +85,6 @@ class Engines:
         if self._vllm is not None:
             self._vllm.close()
             self._vllm = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _hf(self) -> Iterator[Any]:

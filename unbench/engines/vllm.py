@@ -11,10 +11,9 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from unbench.engines.base import EngineStats, Generation, Sampling, ScoreRequest, TokenScores, end_ids
+from unbench.engines.base import Closing, EngineStats, Generation, Sampling, ScoreRequest, TokenScores, end_ids
 from unbench.engines.vllm_options import (
     Place,
     VLLMOptions,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 NO_MOMENTS = "vllm gives no moments of the log-probability over the vocabulary: min-k++ has no value"
 
 
-class VLLMEngine:
+class VLLMEngine(Closing):
     """Serves the model in ``target``. A context manager; leaving it ends every process that was started.
 
     Each of ``processes`` holds a copy of the model and takes its part of the requests. What hf can do and this can't:
@@ -179,14 +178,6 @@ class VLLMEngine:
         for process in self._processes:
             process.close()
         self._processes = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _each(self, name: str, *values: Any) -> None:
         for process in self._processes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import keyword
-import os
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,8 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from unbench import __version__
-from unbench.errors import EnvironmentProblem, UsageError
+from unbench.errors import UsageError
 from unbench.method import API_VERSION
+from unbench.newfolder import write_new
 from unbench.plugins import methods
 
 NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
@@ -39,25 +38,8 @@ def write_method(name: str, out: Path = Path(), *, package: bool = False) -> Wri
     """
     _refuse_name(name)
     folder = out / name
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} is there already, and nothing is overwritten.", "Take another name, or --out DIR.")
     texts = _texts(name, package)
-    partial = out / f".{name}.{os.getpid()}.tmp"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            for file, text in texts.items():
-                path = partial / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8", newline="\n")
-            partial.rename(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{folder} can't be written ({problem.strerror or problem}).", "Name another folder with --out."
-        ) from problem
+    write_new(folder, texts)
     return Written(folder, folder / next(file for file in texts if file.endswith(_method_file(name, package))), package)
 
 

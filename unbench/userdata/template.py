@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from unbench.errors import EnvironmentProblem, UsageError
+from unbench.errors import UsageError
+from unbench.newfolder import write_new
 from unbench.userdata.spec import NAME, NAME_RULE
 
 FILES = ("task.yaml", "forget.csv", "retain.csv", "probes.jsonl")
@@ -23,24 +22,11 @@ def write_template(name: str, out: Path = Path()) -> Path:
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} can't name a task: it has {NAME_RULE}.", "For example: unbench new-task my-task.")
     folder = out / name
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} is there already, and nothing is overwritten.", "Take another name, or --out DIR.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / f".{name}.{os.getpid()}.tmp"
-        partial.mkdir()
-        try:
-            for file in FILES:
-                text = files("unbench.userdata").joinpath("template", file).read_text(encoding="utf-8")
-                if file == "task.yaml":
-                    text = text.replace(_NAME, name).replace(_FOLDER, f"{name}/")
-                (partial / file).write_text(text, encoding="utf-8", newline="\n")
-            partial.rename(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{folder} can't be written ({problem.strerror or problem}).", "Name another folder with --out."
-        ) from problem
+    texts = {}
+    for file in FILES:
+        text = files("unbench.userdata").joinpath("template", file).read_text(encoding="utf-8")
+        if file == "task.yaml":
+            text = text.replace(_NAME, name).replace(_FOLDER, f"{name}/")
+        texts[file] = text
+    write_new(folder, texts)
     return folder / "task.yaml"
