@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,14 +74,19 @@ def join(device: str, meeting: str = "env://") -> None:
     torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=number, timeout=PATIENCE)
 
 
-def share(value: str | None) -> str | None:
-    """What the first process gives, in every process."""
+def share(value: Any, group: Any = None) -> Any:
+    """What the first process gives (JSON), in every process. Bytes travel, never pickled objects."""
     import torch
 
-    given: list[Any] = [value]
-    torch.distributed.broadcast_object_list(given, src=0)
-    found: str | None = given[0]
-    return found
+    device = f"cuda:{torch.cuda.current_device()}" if torch.distributed.get_backend(group) == "nccl" else "cpu"
+    said = json.dumps(value).encode() if torch.distributed.get_rank() == 0 else b""
+    length = torch.tensor([len(said)], device=device)
+    torch.distributed.broadcast(length, src=0, group=group)
+    content = torch.zeros(int(length), dtype=torch.uint8, device=device)
+    if said:
+        content.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
+    torch.distributed.broadcast(content, src=0, group=group)
+    return json.loads(bytes(content.cpu().tolist()))
 
 
 def meet() -> None:
@@ -156,15 +162,20 @@ class SharedEngine:
     def __init__(self, engine: Engine | None, group: Any) -> None:
         self._engine = engine
         self._group = group
-        self.stats: EngineStats = self._share(lambda own: own.stats)
+        self.stats: EngineStats
+        self._share(lambda own: None)
 
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[Generation]:
-        found: list[Generation] = self._share(lambda own: own.generate(prompts, sampling))
-        return found
+        from unbench.engines.base import Generation
+
+        told = self._share(lambda own: [asdict(one) for one in own.generate(prompts, sampling)])
+        return [Generation(**one) for one in told]
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[TokenScores]]:
-        found: list[list[TokenScores]] = self._share(lambda own: own.score(requests))
-        return found
+        from unbench.engines.base import TokenScores
+
+        told = self._share(lambda own: [[asdict(one) for one in scores] for scores in own.score(requests)])
+        return [[TokenScores(**one) for one in scores] for scores in told]
 
     def load(self, unlearned: Unlearned) -> None:
         self._share(lambda own: own.load(unlearned))
@@ -172,15 +183,13 @@ class SharedEngine:
     def close(self) -> None:
         """The engine is closed by the one that opened it."""
 
-    def _share(self, ask: Callable[[Any], Any]) -> Any:
-        import torch
+    def _share(self, ask: Callable[[Engine], Any]) -> Any:
+        from unbench.engines.base import EngineStats
 
-        answer: list[Any] = [None, None]
-        if self._engine is not None:
-            answer = [ask(self._engine), self._engine.stats]
-        torch.distributed.broadcast_object_list(answer, src=0, group=self._group)
-        self.stats = answer[1]
-        return answer[0]
+        said = None if self._engine is None else [ask(self._engine), asdict(self._engine.stats)]
+        answer, stats = share(said, self._group)
+        self.stats = EngineStats(**stats)
+        return answer
 
 
 def _opener(engines: Engines, rank: int) -> Callable[[], AbstractContextManager[Any]]:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from unbench.contract_world import World, context_for
+from unbench.engines.base import EngineStats, Generation
 from unbench.method import Loss, LossConfig, LossMethod, MethodCard, TrainSettings
 from unbench.models.load import load_tokenizer
 from unbench.training.loop import step_trainer
@@ -67,13 +68,11 @@ class Counts:
     """An engine that is not asked twice."""
 
     def __init__(self) -> None:
-        from unbench.engines.base import EngineStats
-
         self.stats = EngineStats()
 
-    def generate(self, prompts: Any, sampling: Any) -> list[str]:
+    def generate(self, prompts: Any, sampling: Any) -> list[Generation]:
         self.stats.tokens_generated += 7
-        return [f"{prompt} {self.stats.tokens_generated}" for prompt in prompts]
+        return [Generation([1], f"{prompt} {self.stats.tokens_generated}", True) for prompt in prompts]
 
 
 def main() -> None:
@@ -87,7 +86,8 @@ def main() -> None:
         (place / f"{case}-{rank}.json").write_text(json.dumps(found))
     engine = SharedEngine(Counts() if rank == 0 else None, None)  # type: ignore[arg-type]
     texts = engine.generate(["a", "b"], None), engine.generate(["c"], None)  # type: ignore[list-item, arg-type]
-    (place / f"engine-{rank}.json").write_text(json.dumps([*texts, engine.stats.tokens_generated]))
+    told = [[one.text for one in written] for written in texts]
+    (place / f"engine-{rank}.json").write_text(json.dumps([*told, engine.stats.tokens_generated]))
     sys.stdout.flush()
     os._exit(0)
 
