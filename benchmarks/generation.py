@@ -3,10 +3,11 @@
     python benchmarks/generation.py --model smollm2 --device cuda            # prints the table
     python benchmarks/generation.py --model smollm2 --device cuda --markdown # writes it into benchmarks/README.md
 
-Both engines get the same token ids, of one model, in one process, without what is only paid once (loading, warming up;
-the start of vLLM is given beside). hf runs at its best batch size: every one of a list is tried on a part of the
-requests, and all are printed. Tokens are those generated, or the answers' own where scores are asked for; a text that
-ends early ends early for both, and sampled texts differ, so their rate is what is compared.
+Both engines get the same token ids, of one model, in one run, without what is only paid once (loading, warming up; the
+start of vLLM is given beside). hf runs at its best batch size: every one of a list, and the size that it would choose
+itself, is tried on a part of the requests (one full batch at least, as far as there are so many), and all are printed.
+Tokens are those of the answers that come back, written or scored; a text that ends early ends early for both, and
+sampled texts differ, so their rate is what is compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,10 @@ from unbench.unstar.prompts import build
 
 BEGIN, END = "<!-- generation: begin -->", "<!-- generation: end -->"
 BATCHES = {"cpu": (8, 16, 32, 64), "cuda": (64, 128, 256, 512, 1024, 2048)}
-SEARCHED = 0.1
-"""Share of the requests on which hf's batch size is searched."""
+SEARCHED, SEARCHED_AT_LEAST = 0.1, 32
+"""Share and number of the requests on which hf's batch size is searched."""
+WARM = 8
+"""Requests that are asked before any is timed."""
 HEAD = ["part", "requests", "hf, tokens/s", "hf's batch", "vllm, tokens/s", "vllm / hf", "the same"]
 
 
@@ -59,12 +63,14 @@ class Line:
 
 @dataclass
 class Work:
-    """What both engines are asked, and how much of it counts."""
+    """What both engines are asked, and how many tokens an answer has."""
 
     name: str
     total: int
     ask: Callable[[Any, slice], list[Any]]
     tokens: Callable[[Any], int]
+    searched: dict[str, float] = field(default_factory=dict)
+    """hf's tokens a second by batch size."""
 
 
 def main() -> None:
@@ -77,10 +83,10 @@ def main() -> None:
     found: list[tuple[float, str, list[Any]]] = []
     with HFEngine.open(folder, device, dtype) as hf:
         for job in jobs:
-            best = search(hf, job, BATCHES[torch.device(device).type])
+            best = search(hf, job, arguments.batches or BATCHES[torch.device(device).type])
             hf._batch_size = best
             rate, answers = timed(hf, job, slice(None))
-            found.append((rate, "memory's own" if best is None else str(best), answers))
+            found.append((rate, batch_words(best), answers))
     # Its memory must be free before vLLM takes its share.
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -93,12 +99,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs, VLLMEngine.open(folder, Path(logs) / "vllm.log", options) as vllm:
         started = time.perf_counter() - start
         for job, (rate, batch, answers) in zip(jobs, found, strict=True):
-            job.ask(vllm, slice(0, 8))
+            job.ask(vllm, slice(0, WARM))
             fast, others = timed(vllm, job, slice(None))
             lines.append(Line(job.name, job.total, rate, batch, fast, difference(answers, others)))
     words = f"{report.machine(device)}; vLLM {version}; {arguments.model}, {str(dtype).removeprefix('torch.')}"
+    words = f"{words}; {arguments.task}; {datetime.now(UTC):%Y-%m-%d}. vLLM started in {started:.0f} s."
     rows = report.table([HEAD, *(line.cells() for line in lines)])
-    text = "\n".join([f"{words}; vLLM started in {started:.0f} s.", "", *rows])
+    text = "\n".join([words, "", *rows, "", *map(search_words, jobs)])
     print(text)
     if arguments.markdown:
         report.write(text, BEGIN, END)
@@ -123,46 +130,57 @@ def writing(folder: Path, arguments: argparse.Namespace) -> Work:
         found: list[Any] = engine.generate(prompts[part], sampling)
         return found
 
-    return Work("anti-samples", len(prompts), ask, lambda stats: int(stats.tokens_generated))
+    return Work("anti-samples", len(prompts), ask, lambda text: len(text.tokens))
 
 
 def scoring(folder: Path, arguments: argparse.Namespace) -> Work:
     """Every candidate of the task's probes."""
     task = plugins.open_task(arguments.task, "report", None)
     asked = candidate_ids(load_tokenizer(folder), task.probes(), None, task.knowledge)
-    requests: list[ScoreRequest] = [request for answers in asked for request in answers.requests][: arguments.requests]
+    number = arguments.requests if arguments.scored is None else arguments.scored
+    requests: list[ScoreRequest] = [request for answers in asked for request in answers.requests]
+    # Of all rings and kinds alike, where only some are asked.
+    requests = requests[:: max(1, len(requests) // number)][:number]
 
     def ask(engine: Any, part: slice) -> list[Any]:
         found: list[Any] = engine.score(requests[part])
         return found
 
     # What an engine computes twice or once is its own affair: the answers' tokens count.
-    tokens = sum(len(continuation) for request in requests for continuation in request.continuations)
-    return Work("scoring", len(requests), ask, lambda stats: tokens)
+    return Work("scoring", len(requests), ask, lambda scores: sum(len(one.logprob) for one in scores))
 
 
 def search(hf: HFEngine, job: Work, batches: Sequence[int]) -> int | None:
     """hf's best batch size, None where leaving it to memory is best."""
-    part = slice(0, max(64, math.ceil(job.total * SEARCHED)))
-    job.ask(hf, slice(0, 8))
+    job.ask(hf, slice(0, WARM))
     rates: dict[int | None, float] = {}
     for size in (None, *batches):
+        part = max(SEARCHED_AT_LEAST, math.ceil(job.total * SEARCHED), size or max(batches))
         hf._batch_size = size
-        start = time.perf_counter()
-        job.ask(hf, part)
-        rates[size] = 1 / (time.perf_counter() - start)
-        print(f"{job.name}: hf with batch {size or 'by memory'}: {1 / rates[size]:.1f} s", file=sys.stderr)
+        rates[size], _ = timed(hf, job, slice(0, part))
+        print(f"{job.name}: hf with batch {batch_words(size)}: {rates[size]:.1f} tokens/s", file=sys.stderr)
+        if part >= job.total and size is not None:
+            break  # larger ones would be asked the same
+    job.searched = {batch_words(size): rate for size, rate in rates.items()}
     return max(rates, key=rates.__getitem__)
+
+
+def batch_words(size: int | None) -> str:
+    return "by memory" if size is None else str(size)
+
+
+def search_words(job: Work) -> str:
+    """What hf's search found, in one line."""
+    found = ", ".join(f"{size}: {rate:.0f}" for size, rate in job.searched.items())
+    return f"hf's {job.name} by batch size, tokens/s: {found}.  "
 
 
 def timed(engine: Any, job: Work, part: slice) -> tuple[float, list[Any]]:
     """Tokens a second, and the answers."""
-    before = job.tokens(engine.stats)
     start = time.perf_counter()
     answers = job.ask(engine, part)
     seconds = time.perf_counter() - start
-    done = job.tokens(engine.stats)
-    tokens = done if done == before else done - before
+    tokens = sum(map(job.tokens, answers))
     print(f"{job.name}: {tokens} tokens in {seconds:.1f} s", file=sys.stderr)
     return tokens / seconds, answers
 
@@ -190,6 +208,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--task", default="facts/all", help="whose rows and probes are asked")
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--scored", type=int, help="how many of the task's requests are scored  [default: --requests]")
+    parser.add_argument("--batches", type=int, nargs="+", help="hf's batch sizes to try")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--tensor-parallel", type=int, default=1)

@@ -12,8 +12,8 @@ and allowed on top of 1.15 × the plain step, in time and in memory.
 
 On the CPU time is the process's own CPU time on one thread, so that what else runs on the machine hardly counts, and
 memory is what the step allocates at its peak beyond what was there before (torch's profiler); on a GPU both are the
-device's. A frozen copy of the weights (full training) is named apart. What a method does once before it trains
-(alternates, a reinforced model, log-probabilities of the target) is no part of a step.
+device's. A frozen copy of the weights (full training) is named apart. What a method does once (alternates, a reinforced
+model and what it teaches, log-probabilities of the target) is no part of a step: the first step isn't measured.
 """
 
 from __future__ import annotations
@@ -194,14 +194,14 @@ def measure(name: str, target: Target, folder: Path, arguments: argparse.Namespa
             times.append((clock.seconds(plain.step), clock.seconds(mine.step)))
         memory = clock.bytes(plain.step), clock.bytes(mine.step)
     frozen = frozen_rows(method, terms)
-    # The reinforced model of whp is a second one that is only read.
-    models = 1 + hasattr(method, "_reinforced")
+    # whp's own frozen model, beside the target.
+    own = hasattr(method, "_teacher")
     reads = [clock.seconds(lambda: forward(other_model, frozen, plain.trainer)) for _ in range(arguments.repeats)]
     held = clock.bytes(lambda: forward(other_model, frozen, plain.trainer))
     sequences = sum(len(term.steps[0]) for term in plain.trainer.terms)
-    return Measured(name, sequences, statistics.median(t for t, _ in times), statistics.median(t for _, t in times),
-                    models * statistics.median(reads) if frozen else 0.0, *memory, models * held if frozen else 0,
-                    copies.made + models - 1)  # fmt: skip
+    plain_s, mine_s = (statistics.median(column) for column in zip(*times, strict=True))
+    read_s = statistics.median(reads) if frozen else 0.0
+    return Measured(name, sequences, plain_s, mine_s, read_s, *memory, held if frozen else 0, copies.made + own)
 
 
 class Copies:

@@ -20,7 +20,7 @@ from unbench_baselines.dpo_idk import DPO
 from unbench_baselines.idk import PHRASINGS
 from unbench_baselines.pdu import PDU
 from unbench_baselines.rmu import RMU
-from unbench_baselines.whp import WHP
+from unbench_baselines.whp import WHP, Teacher
 
 from unbench.contract import tensors
 from unbench.errors import UsageError
@@ -91,7 +91,9 @@ def straight_pdu(model: Any, target: Any, rows: list[EncodedRow], method: Any) -
 def straight_whp(model: Any, target: Any, rows: list[EncodedRow], method: Any) -> torch.Tensor:
     values = []
     for row in rows:
-        lines = zip(log_p(model, row), raw_logits(target, row), raw_logits(method._reinforced, row), strict=True)
+        lines = zip(
+            log_p(model, row), raw_logits(target, row), raw_logits(method._teacher.reinforced, row), strict=True
+        )
         for p, z0, zr in lines:
             lowered = [
                 float(a) - method.config.kappa * max(0.0, float(b) - float(a))
@@ -165,7 +167,7 @@ def ready(method: type[LossMethod], monkeypatch: pytest.MonkeyPatch | None = Non
         made.layer, made.goal = 0, torch.arange(Outputs.WIDTH, dtype=torch.float64)
     if isinstance(made, WHP):
         assert monkeypatch is not None
-        made._reinforced = None
+        made._teacher = Teacher(None, made.config.kappa, 11)
         monkeypatch.setattr("unbench.training.batch.answer_logits", lambda m, b: Outputs().values(b, 2))
     return made
 
@@ -368,7 +370,7 @@ def test_whp_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = AnswerBatch([EncodedRow((0,), (1,))], lambda b: model, lambda b: target)
     for kappa, expected in ((1.0, math.log(4 / 3) / 4 + 1.5 * LN2), (0.0, math.log(4 / 3) / 2 + LN2)):
         method: Any = WHP(WHP.Config(kappa=kappa))
-        method._reinforced = None
+        method._teacher = Teacher(None, kappa, 1)
         assert float(method.forget_loss(batch).sum) == pytest.approx(expected)
 
 
@@ -388,7 +390,32 @@ def test_whp_reinforces_a_copy_and_counts_it(kind: str, make_context: Make) -> N
     with torch.no_grad():
         nll = [
             -float(AnswerBatch(term.rows, lambda b, m=m: answer_logits(m, b)).logprobs().sum())
-            for m in (model, method._reinforced)
+            for m in (model, method._teacher.reinforced)
         ]
     assert len(batch) == len(context.forget)
     assert nll[1] < nll[0]
+
+
+def test_whp_keeps_what_its_teacher_says_where_it_fits(make_context: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept or read again every step: the same loss and gradient. Kept: each row is read once, alone."""
+    import unbench_baselines.whp as whp
+
+    from unbench.training.batch import answer_logits
+
+    context = make_context(double=True)
+    model, tokenizer = prepare_model(context)
+    method: Any = WHP(WHP.Config(steps=1, lr=1e-2, batch_size=5))
+    (term,) = loss_terms(method, context, model, tokenizer, 0)
+    reads: list[int] = []
+    raised = method._teacher._raised
+    monkeypatch.setattr(method._teacher, "_raised", lambda b: (reads.append(len(b)), raised(b))[1])
+    found = []
+    for limit in (0, whp.KEPT_BYTES, whp.KEPT_BYTES):
+        monkeypatch.setattr(whp, "KEPT_BYTES", limit)
+        batch = AnswerBatch(term.rows, lambda b: answer_logits(model, b), term.target_logits)
+        loss = method.forget_loss(batch).sum
+        found.append((loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))))
+    assert reads == [len(term.rows)] + [1] * len(term.rows)
+    for kept in found[1:]:
+        for one, other in zip(kept, found[0], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-9)

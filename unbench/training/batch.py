@@ -183,6 +183,13 @@ class AnswerBatch:
         rows = [row.preferred for row in self.rows if row.preferred is not None]
         if len(rows) < len(self.rows):
             raise RuntimeError("these rows have no preferred answers: override `preferred_answers`")
+        return self._of(rows)
+
+    def alone(self, row: int) -> AnswerBatch:
+        """One of the rows as a batch of its own, without padding: what comes of it hangs on no other row."""
+        return self._of([self.rows[row]])
+
+    def _of(self, rows: Sequence[EncodedRow]) -> AnswerBatch:
         return AnswerBatch(
             rows, self._logits_of, self._target_logits_of, hidden_of=self._hidden_of,
             target_hidden_of=self._target_hidden_of, pad_id=self._pad_id, device=self.device,
