@@ -56,8 +56,12 @@ class Line:
     vllm: float
     same: str
 
+    @property
+    def ratio(self) -> float:
+        return self.vllm / self.hf
+
     def cells(self) -> list[str]:
-        ratio = f"{self.vllm / self.hf:.2f} ×"
+        ratio = f"{self.ratio:.2f} ×"
         return [self.part, str(self.requests), f"{self.hf:.0f}", self.batch, f"{self.vllm:.0f}", ratio, self.same]
 
 
@@ -109,6 +113,8 @@ def main() -> None:
     print(text)
     if arguments.markdown:
         report.write(text, BEGIN, END)
+    if lines[0].ratio < arguments.at_least:
+        sys.exit(f"vLLM writes {lines[0].ratio:.2f} times as fast as hf; asked for: {arguments.at_least:g} times.")
 
 
 def writing(folder: Path, arguments: argparse.Namespace) -> Work:
@@ -215,6 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--data-parallel", type=int, default=1)
     parser.add_argument("--gpu-memory", type=float)
+    parser.add_argument("--at-least", type=float, default=0.0, help="end with 1 where vLLM writes fewer times as fast")
     parser.add_argument("--markdown", action="store_true", help="write the table into benchmarks/README.md")
     return parser.parse_args()
 

@@ -22,6 +22,7 @@ from unbench.task import Split, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from unbench.engines.room import Work
     from unbench.engines.settings import EngineName
     from unbench.engines.vllm import VLLMEngine
     from unbench.models.prepare import Answered
@@ -129,7 +130,7 @@ def evaluate(
     """
     from unbench import responses
     from unbench.engines.hf import HFEngine
-    from unbench.engines.room import engine_names, joined
+    from unbench.engines.room import counted, engine_names, joined
     from unbench.lmeval.harness import capabilities, check_tasks
     from unbench.results.probes import probe_table
     from unbench.spine import measure_step
@@ -156,9 +157,12 @@ def evaluate(
     plan = _evaluation_plan(problem, name, target, references, dtype, more)
     answered = _answered(plan, problem, target, progress)
     prepared_s = time.perf_counter() - started
-    with HFEngine(model, tokenizer, device=device, batch_size=batch_size) as own:
+    with (
+        HFEngine(model, tokenizer, device=device, batch_size=batch_size) as own,
+        counted(engine := joined(engine_names(plan), own, vllm)) as work,
+    ):
         frame = responses.respond(
-            joined(engine_names(plan), own, vllm),
+            engine,
             tokenizer,
             answered.probes,
             role="unlearned",
@@ -168,6 +172,8 @@ def evaluate(
             progress=progress,
             gradnorm=gradnorm,
         )
+        if engine.stats.notes:
+            answered.notes["engine"] = list(engine.stats.notes)
     found = None
     if lm_eval:
         found = capabilities(model, tokenizer, plan.lm_eval, batch_size=batch_size, device=device, limit=limit,
@@ -175,7 +181,7 @@ def evaluate(
         answered.notes["lm_eval"] = found.settings
     responded_s = time.perf_counter() - started - prepared_s
     measured = measure_step(problem, {0: frame}, answered, progress, general={0: found.scores} if found else None)
-    result = _evaluation_result(plan, answered, measured, device, (started, prepared_s, responded_s))
+    result = _evaluation_result(plan, answered, measured, device, (started, prepared_s, responded_s), work)
     result.versions |= found.versions if found else {}
     result.keep_probes(probe_table({0: frame}, answered.target_responses, answered.references, problem.knowledge))
     return result
@@ -230,12 +236,14 @@ def _evaluation_plan(
 
 
 def _evaluation_result(
-    plan: Plan, prepared: Answered, measured: Measured, device: str, clock: tuple[float, float, float]
+    plan: Plan, prepared: Answered, measured: Measured, device: str, clock: tuple[float, float, float], work: Work
 ) -> Result:
+    from dataclasses import asdict
     from datetime import UTC, datetime
 
+    from unbench.engines.room import engine_names, engine_versions
     from unbench.models.load import device_words
-    from unbench.results.record import peak_memory, versions
+    from unbench.results.record import peak_memory, shares, versions
 
     started, prepared_s, responded_s = clock
     wall = time.perf_counter() - started
@@ -262,6 +270,8 @@ def _evaluation_result(
             tokens_trained=0,
             tokens_generated=0,
             trainable_parameters=0,
+            **shares([asdict(work)], wall),
+            engine_starts=int("vllm" in engine_names(plan)),
         ),
         plan=plan.public(),
         hashes=Hashes(
@@ -272,7 +282,7 @@ def _evaluation_result(
             data=prepared.data_hashes,
             unlearned={"0": plan.config["weights"]} if plan.config else {},
         ),
-        versions=versions(),
+        versions=versions() | engine_versions(plan),
         device=device_words(device),
         dtype=plan.dtype,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -102,6 +102,8 @@ class Usage:
     """One entry a logged step: step, loss, forget, retain …"""
     questions: set[str] = field(default_factory=set)
     """Every question that was trained on; a probe that asks the same is told apart (``probe_overlap``)."""
+    taught: dict[str, list[str]] = field(default_factory=dict)
+    """Fact -> answers that the method taught in place of its own, where it teaches any (``honesty_taught``)."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything a reader of the result should know (JSON values)."""
 

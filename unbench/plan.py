@@ -22,8 +22,11 @@ from unbench.task import Split, Task, canonical_json
 from unbench.training.settings import MachineSettings
 from unbench.tuned import tuned_budget, tuned_settings
 
-MACHINE_FIELDS = frozenset({"device", "batch_size", "machine", "serving", "model_path", "data_dir", "task_path"})
-"""Fields that say where and how a run is computed, not what; they and the seeds stay out of the run-id."""
+MACHINE_FIELDS = frozenset(
+    {"device", "batch_size", "machine", "serving", "model_path", "data_dir", "task_path", "attacks"}
+)
+"""Fields that say where and how a run is computed, not what, or what more is asked of it afterwards; they and the seeds
+stay out of the run-id."""
 LATER_FIELDS = ("prepared", "references", "gradnorm", "lm_eval", "plugins", "max_retain_rise", "score_engine")
 """Fields that the first plans lacked; where they say nothing they stay out of the run-id, so that those keep theirs."""
 
@@ -74,6 +77,7 @@ class Plan(BaseModel):
     max_retain_rise: float | None = Field(
         default=None, gt=0, description="training stops once the retain rows' NLL has risen by so many nats a token"
     )
+    attacks: tuple[str, ...] = Field(default=(), description="attacks that are tried, by qualified name")
     machine: MachineSettings = Field(default=MachineSettings(), description="how training is carried out")
     serving: ServingSettings = Field(default=ServingSettings(), description="how vLLM is started, where it serves")
 
@@ -119,9 +123,11 @@ def identity_of(body: Mapping[str, Any]) -> dict[str, Any]:
         # What the files say counts, not what they are called or which of their classes were named.
         kept["plugins"] = sorted(one["hash"] for one in kept["plugins"])
     config = kept.get("config") or {}
-    if config.get("augment") == "none":
-        # Settings that the first losses lacked, and that say nothing here.
-        kept["config"] = {key: value for key, value in config.items() if key not in ("augment", "paraphrases")}
+    # Settings that the first losses, and UnSTAR, lacked, and that say nothing here.
+    silent: tuple[str, ...] = ("augment", "paraphrases") if config.get("augment") == "none" else ()
+    silent += ("backwards",) if config.get("backwards") is False else ()
+    if silent:
+        kept["config"] = {key: value for key, value in config.items() if key not in silent}
     return kept
 
 
@@ -149,6 +155,7 @@ def make_plan(
     gradnorm: bool = False,
     lm_eval: Sequence[str] = (),
     plugins: Sequence[str | Path | PluginFile] = (),
+    attacks: Sequence[str] = (),
     max_retain_rise: float | None = None,
     num_processes: int = 1,
     gradient_checkpointing: bool | None = None,
@@ -168,9 +175,12 @@ def make_plan(
     ``report_to`` and ``checkpoint_every`` (seconds) say how it is carried out (``MachineSettings``).
     ``engine`` and ``score_engine`` ("auto", "hf", "vllm") are what generates and what scores; ``tensor_parallel``,
     ``data_parallel`` and ``gpu_memory`` (share) say how vLLM is started (``ServingSettings``).
+    ``attacks`` are tried on what the method hands back: names, "all" or "default".
     ``target`` and ``references`` are models (hub id or folder) that take the place of a prepared pair where the task's
     target is trained; ``data_dir`` is where the task's rows lie (else ``UNBENCH_DATA``, where the task takes one).
     """
+    from unbench.attacks.choose import attack_names
+
     if isinstance(seeds, int):
         raise UsageError(f"seeds are a sequence, not {seeds}.", f"Give seeds=range({seeds}) or seeds=({seeds},).")
     model, target = (None if one is None else str(one) for one in (model, target))
@@ -214,6 +224,7 @@ def make_plan(
             gradnorm=gradnorm,
             lm_eval=tuple(dict.fromkeys(listed(lm_eval))),
             plugins=files,
+            attacks=attack_names(listed(attacks), files),
             max_retain_rise=max_retain_rise,
             machine=MachineSettings(
                 num_processes=num_processes, gradient_checkpointing=gradient_checkpointing,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticUndefined
 
+from unbench.attack import ATTACK_API, Attack, AttackCard, AttackConfig, AttackKind
 from unbench.method import API_VERSION, Method, MethodCard, MethodConfig, MethodKind, MethodNeed
 
 PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
@@ -45,40 +47,66 @@ def method_problem(loaded: Any, name: str) -> tuple[str, str] | None:
     ``name`` is that under which it is registered.
     """
     where = f"{loaded.__module__}.{loaded.__qualname__}"
+    return (
+        _class_problem(loaded, API_VERSION, MethodCard, where)
+        or _card_problem(loaded.card, name, get_args(MethodKind), where)
+        or _needs_problem(loaded.card)
+        or config_problem(loaded.Config, where)
+    )
+
+
+def attack_problem(loaded: Any, name: str) -> tuple[str, str] | None:
+    """The same of an attack class."""
+    where = f"{loaded.__module__}.{loaded.__qualname__}"
+    return (
+        _class_problem(loaded, ATTACK_API, AttackCard, where)
+        or _card_problem(loaded.card, name, get_args(AttackKind), where)
+        or config_problem(loaded.Config, where, AttackConfig)
+    )
+
+
+def _class_problem(loaded: Any, version: int, card_class: type, where: str) -> tuple[str, str] | None:
     api = loaded.api
-    if api != API_VERSION:
-        older = isinstance(api, int) and api < API_VERSION
+    if api != version:
+        older = isinstance(api, int) and api < version
         mend = "Get a version of the plugin for this UnBench" if older else "Update UnBench or the plugin"
-        return f"was written for version {api!r} of the plugin API, and this UnBench has version {API_VERSION}", (
-            f"{mend}; then set api = {API_VERSION} in {where}."
+        return f"was written for version {api!r} of the plugin API, and this UnBench has version {version}", (
+            f"{mend}; then set api = {version} in {where}."
         )
     lacks = sorted(getattr(loaded, "__abstractmethods__", ()))
     if inspect.isabstract(loaded):
         return f"doesn't define {', '.join(lacks)}", f"Write it in {where}."
     card = getattr(loaded, "card", None)
-    if not isinstance(card, MethodCard):
-        said = "has no card" if card is None else f"has a card that is {type(card).__name__}, not MethodCard"
-        return said, f"Give {where} a class attribute card = MethodCard(…)."
-    return _card_problem(card, name, where) or config_problem(loaded.Config, where)
+    if not isinstance(card, card_class):
+        said = f"has a card that is {type(card).__name__}, not {card_class.__name__}"
+        return "has no card" if card is None else said, (
+            f"Give {where} a class attribute card = {card_class.__name__}(…)."
+        )
+    return None
 
 
-def _card_problem(card: MethodCard, name: str, where: str) -> tuple[str, str] | None:
+def _card_problem(card: Any, name: str, kinds: Sequence[str], where: str) -> tuple[str, str] | None:
     if not PLUGIN_NAME.fullmatch(str(card.name)):
         return f"is called {card.name!r} on its card", "Names have letters, digits, underscores, dots and hyphens."
     if card.name != name:
         return f"is called {card.name!r} on its card", f"Give the entry point and the card of {where} one name."
-    if card.kind not in get_args(MethodKind):
-        return f"is of the kind {card.kind!r}", f"Kinds are {', '.join(get_args(MethodKind))}."
+    if card.kind not in kinds:
+        return f"is of the kind {card.kind!r}", f"Kinds are {', '.join(kinds)}."
+    return None
+
+
+def _needs_problem(card: MethodCard) -> tuple[str, str] | None:
     strange = [str(need) for need in card.needs if need not in get_args(MethodNeed)]
     if strange:
         return f"needs {', '.join(strange)}, by its card", f"Needs are {', '.join(get_args(MethodNeed))}."
     return None
 
 
-def config_problem(config: Any, where: str) -> tuple[str, str] | None:
-    """The first defect of a method's settings: each wants a default, and a type that a plan (JSON) can hold."""
-    if not (isinstance(config, type) and issubclass(config, MethodConfig)):
-        return "has a Config that is not a subclass of MethodConfig", f"Derive {where}.Config from LossConfig or it."
+def config_problem(config: Any, where: str, base: type[BaseModel] = MethodConfig) -> tuple[str, str] | None:
+    """The first defect of a plugin's settings: each wants a default, and a type that a plan (JSON) can hold."""
+    if not (isinstance(config, type) and issubclass(config, base)):
+        said = "LossConfig or it" if base is MethodConfig else "it"
+        return f"has a Config that is not a subclass of {base.__name__}", f"Derive {where}.Config from {said}."
     try:
         config.model_rebuild()
         for key, field in config.model_fields.items():
@@ -125,9 +153,13 @@ def in_words(returned: Any) -> str:
     return f"{type(returned).__name__} on {device}" if device is not None else type(returned).__name__
 
 
-def is_method(loaded: Any) -> bool:
-    """Whether a class is a method's, whose further defects ``method_problem`` names."""
-    return isinstance(loaded, type) and issubclass(loaded, Method)
+def class_problem(loaded: type[Any], name: str) -> tuple[str, str] | None:
+    """The first defect of a plugin's class, whatever its kind."""
+    if issubclass(loaded, Method):
+        return method_problem(loaded, name)
+    if issubclass(loaded, Attack):
+        return attack_problem(loaded, name)
+    return None if hasattr(loaded, "card") else ("has no card", f"Give {loaded.__qualname__} a class attribute 'card'.")
 
 
 def _small(sentence: str) -> str:

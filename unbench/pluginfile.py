@@ -92,7 +92,9 @@ def no_plugin(file: PluginFile) -> UsageError:
     module = load_module(file)
     next_step = "Write a subclass of unbench.method.LossMethod or Method; 'unbench new-method' writes one."
     if file.cls is not None:
-        return UsageError(f"{file.cls!r} in the plugin {file.name} is not a subclass of Method or Task.", next_step)
+        return UsageError(
+            f"{file.cls!r} in the plugin {file.name} is not a subclass of Method, Task or Attack.", next_step
+        )
     for name, one in _classes(module).items():
         lacks = sorted(getattr(one, "__abstractmethods__", ()))
         if lacks:
@@ -103,7 +105,7 @@ def no_plugin(file: PluginFile) -> UsageError:
     if not own:
         return UsageError(f"The plugin {file.name} defines no class.", next_step)
     said = f"{own[0]} is" if len(own) == 1 else f"{', '.join(own)} are"
-    return UsageError(f"In the plugin {file.name}, {said} not a subclass of Method or Task.", next_step)
+    return UsageError(f"In the plugin {file.name}, {said} not a subclass of Method, Task or Attack.", next_step)
 
 
 def load_module(file: PluginFile) -> ModuleType:

@@ -14,12 +14,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from unbench import pluginfile
+from unbench.attack import Attack
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
 from unbench.method import Method, MethodCard
-from unbench.plugincheck import PLUGIN_NAME, import_problem, is_method, method_problem
+from unbench.plugincheck import PLUGIN_NAME, class_problem, import_problem
 from unbench.pluginfile import PluginFile, plugin_files
 from unbench.stdout import to_stderr
 from unbench.task import Split, Task
@@ -172,15 +173,9 @@ class Registry(Generic[T]):
             raise UsageError(
                 f"{said} is not a subclass of {self._base.__name__}.", f"Its entry point is {plugin.entry.value}."
             )
-        if is_method(loaded):
-            defect = method_problem(loaded, plugin.name)
-            if defect:
-                raise UsageError(f"{said} {defect[0]}.", defect[1])
-        elif not hasattr(loaded, "card"):
-            raise UsageError(
-                f"{said} has no card.",
-                f"Give {plugin.entry.value} a class attribute 'card' ({self.what.capitalize()}Card).",
-            )
+        defect = class_problem(loaded, plugin.name)
+        if defect:
+            raise UsageError(f"{said} {defect[0]}.", defect[1])
         return loaded
 
 
@@ -194,15 +189,20 @@ def tasks(files: Sequence[Named] = ()) -> Registry[Task]:
     return Registry.from_entry_points("task", Task).with_files(files)  # type: ignore[type-abstract]
 
 
-def others(what: Literal["metric", "attack"]) -> Registry[object]:
-    """Every installed plugin of a kind that UnBench has no base class for: listed by its metadata alone."""
-    return Registry.from_entry_points(what, object)
+def attacks(files: Sequence[Named] = ()) -> Registry[Attack]:
+    """Every installed attack, and those of the files."""
+    return Registry.from_entry_points("attack", Attack).with_files(files)  # type: ignore[type-abstract]
+
+
+def metrics() -> Registry[object]:
+    """Every installed metric: UnBench has no base class for them, so they are listed by their metadata alone."""
+    return Registry.from_entry_points("metric", object)
 
 
 def refuse_idle(files: Sequence[Named]) -> None:
     """Raises ``UsageError`` for a file that holds no plugin at all, saying what it holds."""
     for file in plugin_files(files):
-        if not pluginfile.classes_of(file, Method) and not pluginfile.classes_of(file, Task):
+        if not any(pluginfile.classes_of(file, base) for base in (Method, Task, Attack)):
             raise pluginfile.no_plugin(file)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +78,36 @@ def _run(plan: Plan, out: Path, resume: bool, progress: Progress) -> Result:
                 general[seed] = capabilities_step(plan, prepared, unlearned, place, progress)
         with totals.step("measure"):
             trained = {seed: folder.seed(seed).trained_questions() for seed in plan.seeds}
-            measured = measure_step(task, tables, prepared, progress, trained, general)
+            taught = {seed: folder.seed(seed).taught_answers() for seed in plan.seeds}
+            measured = measure_step(task, tables, prepared, progress, trained, general, taught)
         totals.engine_starts = engines.starts
-        return record_step(plan, task, folder, prepared, tables, measured, totals)
+        result = record_step(plan, task, folder, prepared, tables, measured, totals)
+        if plan.attacks or folder.attacked(plan.seeds):
+            from unbench.attacks.step import attack_step
+
+            result = attack_step(plan, task, models, prepared, folder, result, tables, progress)
+        return result
+
+
+def attack(
+    folder: RunFolder, attacks: Sequence[str], settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None, plugins: Sequence[Any] = (), data_dir: Path | None = None,
+) -> Result:  # fmt: skip
+    """Try attacks on a finished run; its result is kept with what they got back. Raises ``UsageError`` where the run
+    has not finished or its weights are gone."""
+    from unbench.attacks.choose import attack_names
+    from unbench.attacks.step import attack_step
+
+    progress = progress or _silent
+    result = read_result(folder)
+    plan = folder.read_plan(plugins, data_dir)
+    plan = plan.model_copy(update={"attacks": attack_names(attacks, plan.plugins)})
+    with writing_to(folder.path), folder.alone(), clear_about_memory():
+        task = plan.open_task()
+        models = find_models(plan, task, progress)
+        prepared = prepare_step(plan, task, models, progress)
+        tables = {seed: folder.seed(seed).read_responses() for seed in plan.seeds}
+        return attack_step(plan, task, models, prepared, folder, result, tables, progress, settings)
 
 
 def find_models(plan: Plan, task: Task, progress: Progress) -> Models:
@@ -206,9 +233,12 @@ def measure_step(
     progress: Progress,
     trained: dict[int, frozenset[str]] | None = None,
     general: dict[int, dict[str, Score]] | None = None,
+    taught: dict[int, dict[str, list[str]]] | None = None,
 ) -> Measured:
     """Pure functions over the responses of the unlearned, target and reference models. ``trained`` holds the questions
-    that each seed trained on, where that is known; ``general`` what lm-eval found of each seed."""
+    that each seed trained on, where that is known; ``general`` what lm-eval found of each seed; ``taught`` the answers
+    that each seed's method taught, by fact."""
+    from unbench.metrics.honesty import honesty
     from unbench.metrics.overlap import overlap
     from unbench.metrics.scores import measure
 
@@ -221,6 +251,7 @@ def measure_step(
         measured.metrics |= overlap(
             tables, prepared.target_responses, prepared.references, trained, task.knowledge, known_only
         )
+    measured.metrics |= honesty(tables, prepared.target_responses, taught)
     if general:
         from unbench.capabilities import over_seeds
 
@@ -347,6 +378,7 @@ def usage_record(usage: Usage) -> dict[str, Any]:
         "trainable_parameters": usage.trainable_parameters,
         "losses": usage.losses,
         "questions": sorted(usage.questions),
+        "taught": {fact: list(answers) for fact, answers in sorted(usage.taught.items())},
         "notes": notes,
     }
 

@@ -23,6 +23,7 @@ from unbench.engines.hf import HFEngine
 from unbench.engines.room import Engines
 from unbench.engines.vllm import VLLMEngine
 from unbench.engines.vllm_options import VLLMOptions
+from unbench.engines.vllm_worker import Server
 from unbench.errors import EnvironmentProblem, RunFailed, UsageError
 from unbench.method import Unlearned
 from unbench.models.load import Target, load_model
@@ -127,7 +128,7 @@ def test_adapters_come_and_go(target: Path, hf: HFEngine, tmp_path: Path) -> Non
             vllm.load(Unlearned(weights))
             hf.load(Unlearned(weights))
             same(vllm, hf)
-        with pytest.raises(EnvironmentProblem, match=r"rank 9.*up to 8"):
+        with pytest.raises(EnvironmentProblem, match=r"rank 9.*up to 8\. Add --resume"):
             vllm.load(Unlearned(adapter(target, tmp_path / "high", rank=9)))
         with pytest.raises(EnvironmentProblem, match="not started for: o_proj"):
             vllm.load(Unlearned(adapter(target, tmp_path / "wide", targets=("q_proj", "o_proj"))))
@@ -164,7 +165,8 @@ def test_progress_and_sampling_again(served: VLLMEngine, monkeypatch: pytest.Mon
     ("fault", "says", "then"),
     [
         ("import", "can't be imported: no module that this vLLM wants.", "--engine hf"),
-        ("memory", "too little memory for vLLM", "--gpu-memory"),
+        ("memory", "too little memory for vLLM", "larger --gpu-memory"),
+        ("taken", "too little memory for vLLM", "smaller --gpu-memory"),
         ("head", "can't serve .*: Head size 24 is not supported.", "--engine hf"),
         (
             "quiet",
@@ -194,7 +196,33 @@ def test_an_engine_that_is_killed(target: Path, tmp_path: Path) -> None:
         assert gone(processes), "what it had started too"
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_memory_that_runs_out_in_the_middle(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "full")
+    with (
+        VLLMEngine.open(target, tmp_path / "log") as vllm,
+        pytest.raises(RunFailed, match=r"CUDA out of memory\. .*--batch-size.*--gpu-memory.*--resume"),
+    ):
+        vllm.generate(PROMPTS, Sampling())
+
+
+@pytest.mark.parametrize(("fault", "sleeps"), [("", True), ("no sleep", False), ("insomnia", False)])
+def test_a_device_that_can_not_sleep_goes_on_serving(
+    target: Path, monkeypatch: pytest.MonkeyPatch, fault: str, sleeps: bool
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM", fault)
+    options = VLLMOptions().arguments(target, shared=False) | {"enable_sleep_mode": True}
+    server = Server(options, lambda kind, value: None)
+    try:
+        server.rest()
+        assert server._llm.asleep == sleeps
+        # As always, the next call wakes it.
+        assert len(server.score([[5, 6, 7]], [1])) == 1
+        assert not server._llm.asleep
+    finally:
+        server._llm._helper.kill()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_the_process_that_started_it(target: Path, tmp_path: Path, how: signal.Signals) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom unbench.engines.vllm import VLLMEngine\n"

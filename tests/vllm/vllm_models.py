@@ -1,4 +1,4 @@
-"""The models that vLLM is compared on, and the task that each is asked."""
+"""The models that vLLM is compared on, the task that each is asked, and one with questions enough for 200 texts."""
 
 from __future__ import annotations
 
@@ -6,3 +6,4 @@ import pytest
 
 MODELS = ["nano", pytest.param("smollm2", marks=pytest.mark.slow)]
 TASKS = {"nano": "bios/fact", "smollm2": "facts/hogwarts"}
+TEXTS = {"nano": "bios/fact", "smollm2": "facts/all"}

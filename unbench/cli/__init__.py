@@ -21,16 +21,20 @@ COMMANDS = {
     "run": "unbench.cli.run:run",
     "prepare": "unbench.cli.prepare:prepare",
     "eval": "unbench.cli.run:evaluate",
+    "attack": "unbench.cli.attack:attack",
+    "metaeval": "unbench.cli.metaeval:metaeval",
     "tune": "unbench.cli.tune:tune",
     "sweep": "unbench.cli.sweep:sweep",
     "new-task": "unbench.cli.newtask:new_task",
     "check-task": "unbench.cli.newtask:check_task",
     "new-method": "unbench.cli.newmethod:new_method",
     "check-method": "unbench.cli.newmethod:check_method",
+    "new-attack": "unbench.cli.newmethod:new_attack",
     "methods": "unbench.cli.listing:methods",
     "tasks": "unbench.cli.listing:tasks",
     "models": "unbench.cli.listing:models",
     "metrics": "unbench.cli.listing:metrics",
+    "attacks": "unbench.cli.attack:attacks",
     "show": "unbench.cli.show:show",
     "compare": "unbench.cli.show:compare",
     "leaderboard": "unbench.cli.board:leaderboard",
@@ -142,7 +146,7 @@ def _interrupted() -> int:
     if "run" in words:
         again = words if "--resume" in words else [*words, "--resume"]
         message += f" Finished steps are kept; go on with: unbench {shlex.join(again)}"
-    elif {"prepare", "tune", "sweep"} & set(words):
+    elif {"prepare", "tune", "sweep", "attack", "metaeval"} & set(words):
         message += f" Finished parts are kept; go on with: unbench {shlex.join(words)}"
     click.echo(message, err=True)
     return 130

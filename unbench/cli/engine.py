@@ -23,7 +23,8 @@ def engine_options(function: F) -> F:
         click.option("--data-parallel", type=click.IntRange(1), default=1, show_default=True,
                      help="Copies of the model in vLLM."),
         click.option("--gpu-memory", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
-                     help="Share of a GPU's memory for vLLM.  [default: 0.4 beside training, 0.9 alone]"),
+                     help="Share of a GPU's memory for vLLM (on a CPU: of the machine's, for its cache).  "
+                          "[default: 0.4 beside training, 0.9 alone; 1 GiB on a CPU]"),
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)

@@ -194,11 +194,11 @@ def metrics(as_json: bool) -> None:
     """List the scores and what they mean."""
     from unbench.cli.output import print_json
     from unbench.metrics.catalogue import CATALOGUE
-    from unbench.plugins import others
+    from unbench.plugins import metrics as registered_metrics
     from unbench.results.schema import Scores
 
     entries = {name: field.description or "" for name, field in Scores.model_fields.items()} | CATALOGUE
-    entries |= {one.qualified: f"of the package {one.distribution}" for one in others("metric").plugins}
+    entries |= {one.qualified: f"of the package {one.distribution}" for one in registered_metrics().plugins}
     if as_json:
         print_json({"schema": "unbench.metrics/1", "metrics": entries})
         return

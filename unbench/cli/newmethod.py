@@ -1,4 +1,4 @@
-"""``unbench new-method`` and ``unbench check-method``: a method of one's own."""
+"""``unbench new-method``, ``check-method`` and ``new-attack``: a method or an attack of one's own."""
 
 from __future__ import annotations
 
@@ -32,12 +32,36 @@ def new_method(name: str, package: bool, out: Path) -> None:
     from unbench.newmethod.write import write_method
 
     written = write_method(name, out, package=package)
-    click.echo(str(written.method))
-    method, folder = shlex.quote(str(written.method)), shlex.quote(str(written.folder))
+    click.echo(str(written.file))
+    method, folder = shlex.quote(str(written.file)), shlex.quote(str(written.folder))
     if written.installed:
         click.echo(f"Install: pip install -e {folder}", err=True)
     click.echo(f"Check:   unbench check-method {name if written.installed else method}", err=True)
     click.echo(f"Run:     unbench run {f'--method {name}' if written.installed else f'--plugin {method}'}", err=True)
+
+
+@click.command("new-attack")
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder to write it into.  [default: .]",
+)
+def new_attack(name: str, out: Path) -> None:
+    """Write an attack of your own to start from: a folder NAME with the attack, its settings and a test. It works as it
+    is.
+
+    \b
+    unbench new-attack my_attack
+    """
+    import shlex
+
+    from unbench.newmethod.write import write_attack
+
+    written = write_attack(name, out)
+    click.echo(str(written.file))
+    click.echo(f"Try: unbench run --method retrain --plugin {shlex.quote(str(written.file))} --limit 8", err=True)
 
 
 @click.command("check-method")

@@ -124,6 +124,8 @@ def names(text: str | None) -> tuple[str, ...]:
     show_envvar=True,
     help="Folder of the runs.",
 )
+@click.option("--attacks", default="none", show_default=True,
+              help="Attacks on what the method hands back: names with commas, all, default or none.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Keep the finished steps of this run; start it where there are none.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved plan and stop.")
 @training_options
@@ -153,6 +155,7 @@ def run(
     config_file: Path | None,
     budget_tokens: int | None,
     out: Path,
+    attacks: str,
     resume: bool,
     dry_run: bool,
     num_processes: int,
@@ -198,8 +201,9 @@ def run(
         target=target, references=references, data_dir=data_dir, gradnorm=gradnorm, lm_eval=names(lm_eval),
         settings=found, budget_tokens=budget_tokens,
         device=device, dtype=dtype, batch_size=batch_size, limit=limit, plugins=plugins,
-        num_processes=num_processes, gradient_checkpointing=gradient_checkpointing, report_to=report_to,
-        checkpoint_every=checkpoint_every, max_retain_rise=max_retain_rise, engine=engine, score_engine=score_engine,
+        attacks=names(attacks), num_processes=num_processes,
+        gradient_checkpointing=gradient_checkpointing, report_to=report_to, checkpoint_every=checkpoint_every,
+        max_retain_rise=max_retain_rise, engine=engine, score_engine=score_engine,
         tensor_parallel=tensor_parallel, data_parallel=data_parallel, gpu_memory=gpu_memory,
     )  # fmt: skip
     if dry_run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,14 +20,16 @@ CURVE_ROWS = 16
 @click.argument("run")
 @click.option("--anti-samples", is_flag=True, help="Print what UnSTAR wrote, fact by fact.")
 @click.option("--probes", is_flag=True, help="Print the probes: question, answers, knowledge before and after.")
+@click.option("--attacks", is_flag=True, help="Print what attacks got back, and draw it to a file.")
 @click.option("--curve", is_flag=True, help="Print the learning curve, and draw it to a file.")
 @click.option("--plot", type=click.Path(path_type=Path),
-              help="File of the curve, .png or .svg.  [default: curve.svg in the run's folder]")  # fmt: skip
+              help="Where to draw it, .png or .svg.  [default: the run's curve.svg, attacks.svg]")  # fmt: skip
 @click.option("--ring", type=click.Choice(["forget", "near", "far", "world"]), help="Print the probes of this ring.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def show(
-    run: str, anti_samples: bool, probes: bool, curve: bool, plot: Path | None, ring: str | None, as_json: bool
-) -> None:
+    run: str, anti_samples: bool, probes: bool, attacks: bool, curve: bool, plot: Path | None, ring: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Show the result of a RUN (a folder, its result.json, or the start of its run-id)."""
     from unbench.cli.output import print_json, print_result
     from unbench.results.store import find_run, read_result
@@ -35,6 +37,9 @@ def show(
     folder = find_run(run)
     if anti_samples:
         _show_anti_samples(folder.path, as_json)
+        return
+    if attacks:
+        _show_attacks(folder, plot, as_json)
         return
     if curve or plot:
         _show_curve(folder, plot, as_json)
@@ -65,6 +70,27 @@ def _show_anti_samples(folder: Path, as_json: bool) -> None:
     for seed, found in records.items():
         console().rule(plain(seed), align="left")
         render(found, console())
+
+
+def _show_attacks(folder: RunFolder, plot: Path | None, as_json: bool) -> None:
+    from unbench.attacks.plot import plot as draw
+    from unbench.cli.attack import print_attacks
+    from unbench.cli.output import print_json
+    from unbench.errors import UsageError
+    from unbench.results.store import read_result
+
+    result = read_result(folder)
+    if not result.attacks:
+        raise UsageError(f"No attack was tried on the run {folder.path}.", f"Try: unbench attack {folder.path}.")
+    drawn = draw(result, plot or folder.path / "attacks.svg") if plot or not as_json else None
+    if as_json:
+        body = result.model_dump(mode="json", include={"attacks", "worst"})
+        print_json({"schema": "unbench.attacks_of/1", "run_id": result.run_id, **body,
+                    "plot": None if drawn is None else str(drawn)})  # fmt: skip
+        return
+    print_attacks(result)
+    if drawn is not None:
+        click.echo(f"plot: {drawn}")
 
 
 def _show_curve(folder: RunFolder, plot: Path | None, as_json: bool) -> None:
@@ -154,9 +180,18 @@ def _json_cell(cell: object) -> object:
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Write forget against specificity to a .png or .svg file."
 )
+@click.option("--matched", is_flag=True, help="Mix each model with the target until both keep as much, then compare.")
+@click.option("--kept", type=float, help="With --matched: share of the target's retain to keep.  [default: 0.95]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
-    """Compare RUNS (folders, run-ids, or folders that hold runs) side by side."""
+@click.pass_obj
+def compare(
+    obj: dict[str, Any], runs: tuple[str, ...], plot: Path | None, matched: bool, kept: float | None, as_json: bool
+) -> None:
+    """Compare RUNS (folders, run-ids, or folders that hold runs) side by side.
+
+    With --matched, weights between the target's and the unlearned model's are looked for at which retain is 0.95 of the
+    target's: who forgets more where all keep as much? The runs' folders must still hold their weights.
+    """
     from unbench.cli.output import console, plain, print_json, score_text
     from unbench.compare import plot as draw
     from unbench.errors import UsageError
@@ -173,6 +208,9 @@ def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
             results += found
         else:
             results.append(read_result(find_run(name)))
+    if matched or kept is not None:
+        _compare_matched(results, kept, obj["quiet"], as_json)
+        return
     if plot is not None:
         draw(results, plot)
     if as_json:
@@ -194,3 +232,30 @@ def compare(runs: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     console().print(table)
     if plot is not None:
         click.echo(f"plot: {plot}")
+
+
+def _compare_matched(results: list[Result], kept: float | None, quiet: bool, as_json: bool) -> None:
+    from unbench.cli.listing import table
+    from unbench.cli.output import print_json, score_text
+    from unbench.cli.progress import progress_bars
+    from unbench.cli.run import quiet_libraries
+    from unbench.results.store import RunFolder
+
+    quiet_libraries()
+    from unbench.matched import KEPT, matched
+
+    share = KEPT if kept is None else kept
+    with progress_bars(quiet) as progress:
+        found = [matched(RunFolder(Path(result.dir)), share, progress) for result in results]
+    if as_json:
+        body = [one.model_dump(mode="json") for one in found]
+        print_json({"schema": "unbench.matched/1", "kept": share, "runs": body})
+        return
+    rows = []
+    for one, result in zip(found, results, strict=True):
+        mixed = ", ".join(f"{value:.2f}" for value in one.mixed.values()) or "–"
+        rows.append((one.run_id, one.method.removeprefix("unbench:"), one.task, score_text(result.scores.forget),
+                     score_text(result.scores.retain), mixed, score_text(one.retain), score_text(one.forget),
+                     one.reason or ""))  # fmt: skip
+    columns = ("run", "method", "task", "forget", "retain", "λ", "retain at λ", "forget at λ", "note")
+    table(f"Runs at matched utility: retain of {share:g} (λ 1 is the unlearned model, 0 the target)", columns, rows)

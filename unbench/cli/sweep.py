@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unbench.sweep.record import SweepRecord, SweepRun
 
 SCORES = ("forget", "trace", "retain", "specificity", "overall")
+WORST = ("forget_worst", "overall_worst")
 
 
 @click.command()
@@ -27,6 +28,7 @@ SCORES = ("forget", "trace", "retain", "specificity", "overall")
 @click.option("--train", help="full, lora, or both with a comma.  [default: nano full, others lora]")
 @click.option("--split", type=click.Choice(["report", "select"]), help="Forget set.  [default: report]")
 @plugin_option
+@click.option("--attacks", help="Attacks on what the methods hand back: names with commas, all or default.")
 @click.option("--budget-tokens", type=click.IntRange(1), help="Most tokens a method may train on and generate.")
 @data_option
 @click.option("--limit", type=click.IntRange(1), help="At most so many probes of each kind: a quick look.")
@@ -127,7 +129,7 @@ def outcome_words(outcome: Outcome) -> str:
     """The scores of a run in one line."""
     from unbench.cli.output import number
 
-    named = [f"{name} {number(outcome.scores[name].value)}" for name in SCORES if name in outcome.scores]
+    named = [f"{name} {number(outcome.scores[name].value)}" for name in (*SCORES, *WORST) if name in outcome.scores]
     return ", ".join(named)
 
 
@@ -147,10 +149,11 @@ def _print_summary(record: SweepRecord) -> None:
     from unbench.cli.listing import table
     from unbench.cli.output import score_text
 
-    columns = ("task", "method", "model", "seeds", *SCORES, "tokens", "unlearn s", "state")
+    shown = SCORES + (WORST if any(name in run.scores for run in record.runs for name in WORST) else ())
+    columns = ("task", "method", "model", "seeds", *shown, "tokens", "unlearn s", "state")
     rows = []
     for run in record.runs:
-        cells = [score_text(run.scores[name]) if name in run.scores else "–" for name in SCORES]
+        cells = [score_text(run.scores[name]) if name in run.scores else "–" for name in shown]
         cost = run.compute
         # A run's costs are summed over its seeds.
         tokens = f"{(cost.tokens_trained + cost.tokens_generated) // len(run.seeds):,}" if cost else "–"

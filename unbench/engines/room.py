@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Engines(Closing):
         names = engine_names(self._plan)
         with ExitStack() as stack:
             vllm = stack.enter_context(self._started(first)) if "vllm" in names else None
-            hf = stack.enter_context(self._hf()) if "hf" in names else None
+            hf = stack.enter_context(self._hf(alone="vllm" not in names)) if "hf" in names else None
             yield joined(names, hf, vllm)
 
     @contextmanager
@@ -87,11 +87,13 @@ class Engines(Closing):
             self._vllm = None
 
     @contextmanager
-    def _hf(self) -> Iterator[Any]:
+    def _hf(self, alone: bool) -> Iterator[Any]:
         from unbench.engines import open_engine
 
         target = self._target
-        with open_engine(target.path, target.device, target.dtype, self._plan.batch_size) as engine:
+        # Beside vLLM it keeps to the GPU that trains: the others are vLLM's.
+        device = target.device if alone else one_device(target.device)
+        with open_engine(target.path, device, target.dtype, self._plan.batch_size) as engine:
             try:
                 yield engine
             finally:
@@ -162,6 +164,18 @@ class Both:
 
 
 @contextmanager
+def counted(engine: Any) -> Iterator[Work]:
+    """What ``engine`` does within the block; filled in when it is left."""
+    work, before = Work(), replace(engine.stats)
+    yield work
+    now = engine.stats
+    work.tokens_generated = now.tokens_generated - before.tokens_generated
+    work.tokens_scored = now.tokens_scored - before.tokens_scored
+    work.generation_s = now.generate_s - before.generate_s
+    work.scoring_s = now.score_s - before.score_s
+
+
+@contextmanager
 def for_evaluation(
     names: Sequence[str | None], base: Target, weights: Path, serving: ServingSettings, batch_size: int | None
 ) -> Iterator[VLLMEngine | None]:
@@ -200,6 +214,19 @@ def engine_names(plan: Plan) -> tuple[str, str]:
     return plan.engine, plan.score_engine or plan.engine
 
 
+def engine_versions(plan: Plan) -> dict[str, str]:
+    """Version of the vLLM that a plan's numbers come from, by its distribution's name; empty where hf does it all."""
+    from unbench.engines.vllm_options import installed
+
+    found = installed() if "vllm" in engine_names(plan) else None
+    return dict([found]) if found else {}
+
+
+def one_device(device: str) -> str:
+    """The single device that trains where ``device`` may name all of them."""
+    return "cuda:0" if device == "cuda" else device
+
+
 def vllm_options(plan: Plan, target: Target, first: Unlearned | None = None) -> VLLMOptions:
     """Of an engine for what the plan trains, or for the weights of ``first``."""
     from unbench.engines.vllm_options import VLLMOptions, adapter_shape
@@ -222,8 +249,9 @@ def check(plan: Plan, target: Target) -> None:
     """Raises ``EnvironmentProblem`` where the plan's engines can't be had, as far as that can be known before the run
     has a folder."""
     if "vllm" in engine_names(plan):
-        from unbench.engines.vllm_options import check_install, check_served
+        from unbench.engines.vllm_options import check_install, check_served, gpu_count, places
 
         options = vllm_options(plan, target)
         check_install(options.device)
         check_served(options)
+        places(options, gpu_count(options.device))

@@ -20,7 +20,11 @@ class ServingSettings(BaseModel):
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs that share one copy of the model in vLLM")
     data_parallel: int = Field(default=1, ge=1, description="copies of the model in vLLM, each on GPUs of its own")
     gpu_memory: float | None = Field(
-        default=None, gt=0, le=1, description="share of a GPU's memory for vLLM; null: 0.4 beside training, 0.9 alone"
+        default=None,
+        gt=0,
+        le=1,
+        description="share of a GPU's memory for vLLM; null: 0.4 beside training, 0.9 alone. "
+        "On a CPU: share of the machine's memory for its key-value cache; null: 1 GiB",
     )
 
 

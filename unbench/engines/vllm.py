@@ -19,6 +19,7 @@ from unbench.engines.vllm_options import (
     VLLMOptions,
     check_adapter,
     check_install,
+    gpu_count,
     longest,
     places,
 )
@@ -70,7 +71,9 @@ class VLLMEngine(Closing):
 
         options, folder = options or VLLMOptions(), Path(target).resolve()
         check_install(options.device)
-        found = places(options, _make_room(options))
+        found = places(options, gpu_count(options.device))
+        if options.on_gpu:
+            _make_room()
         started: list[VLLMProcess] = []
         try:
             for number, place in enumerate(found):
@@ -230,17 +233,14 @@ class VLLMEngine(Closing):
             )
 
 
-def _make_room(options: VLLMOptions) -> int:
-    """The number of GPUs, after giving back what torch holds of them without using it."""
-    if not options.on_gpu:
-        return 0
+def _make_room() -> None:
+    """Give back what torch holds of the GPUs without using it."""
     import gc
 
     import torch
 
     gc.collect()
     torch.cuda.empty_cache()
-    return torch.cuda.device_count()
 
 
 def _configured_ends(folder: Path) -> Any:

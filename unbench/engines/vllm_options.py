@@ -20,6 +20,7 @@ SHARED, ALONE = 0.4, 0.9
 """Share of a GPU's memory that the engine takes beside training, and on a GPU of its own."""
 LONGEST = 4096
 """Most tokens of a prompt and its answer; a model's full context would reserve memory that no probe needs."""
+START_ANEW = "Add --resume: the next engine is started for it; or give --engine hf."
 CPU_CACHE_BYTES = 1 << 30
 """Key-value cache on a CPU; vLLM's own choice there is half of the machine's memory."""
 
@@ -35,14 +36,14 @@ class VLLMOptions:
     data_parallel: int = 1
     """Copies of the model, each with its part of the requests."""
     gpu_memory: float | None = None
-    """Share of each GPU's memory; None is 0.4 beside training and 0.9 on a GPU of the engine's own."""
+    """Share of each GPU's memory; None is 0.4 beside training and 0.9 on a GPU of the engine's own. On a CPU: share of
+    the machine's memory for the key-value caches of all copies; None is ``CPU_CACHE_BYTES`` each."""
     batch_size: int | None = None
     """Most sequences at once; None leaves it to vLLM."""
     lora_rank: int = 0
     """Highest rank of the adapters to come; 0 is none."""
     lora_targets: tuple[str, ...] = ()
     """The modules that they adapt."""
-    cpu_cache_bytes: int = CPU_CACHE_BYTES
 
     @property
     def on_gpu(self) -> bool:
@@ -55,8 +56,18 @@ class VLLMOptions:
             if self.lora_rank <= rank:
                 return rank
         raise EnvironmentProblem(
-            f"vLLM serves adapters up to rank {RANKS[-1]}, not {self.lora_rank}.", "Lower --rank, or give --engine hf."
+            f"vLLM serves adapters up to rank {RANKS[-1]}, not {self.lora_rank}.",
+            "Train one of a lower --rank, or give --engine hf.",
         )
+
+    @property
+    def cpu_cache_bytes(self) -> int:
+        """Of one copy's key-value cache on a CPU."""
+        if self.gpu_memory is None:
+            return CPU_CACHE_BYTES
+        import psutil
+
+        return int(psutil.virtual_memory().total * self.gpu_memory / self.data_parallel)
 
     def arguments(self, model: Path, shared: bool) -> dict[str, Any]:
         """Of ``vllm.LLM``; ``shared`` says that training takes place on the same GPU."""
@@ -128,6 +139,8 @@ def places(options: VLLMOptions, gpus: int) -> list[Place]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",")[:gpus] if visible else [str(i) for i in range(gpus)]
     training = int(options.device.partition(":")[2] or 0)
+    if training >= gpus:
+        raise EnvironmentProblem(f"There is no {options.device} among {gpus} GPUs.", "Name another --device.")
     order = [name for i, name in enumerate(names) if i != training]
     # The one that trains comes last, so that it is taken only where it has to be.
     chosen = [*reversed(order), names[training]][:wanted]
@@ -136,6 +149,15 @@ def places(options: VLLMOptions, gpus: int) -> list[Place]:
         part = chosen[first : first + options.tensor_parallel]
         found.append(Place({"CUDA_VISIBLE_DEVICES": ",".join(part)}, names[training] in part))
     return found
+
+
+def gpu_count(device: str) -> int:
+    """GPUs that an engine on ``device`` may choose from; 0 on a CPU. Imports torch only where there may be any."""
+    if not device.startswith("cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def check_install(device: str) -> str:
@@ -202,19 +224,19 @@ def check_adapter(folder: Path, options: VLLMOptions) -> None:
     if not options.lora_rank:
         raise EnvironmentProblem(
             f"{folder} is an adapter, and the vLLM engine was started for whole models.",
-            "Give --train lora, or --engine hf.",
+            START_ANEW,
         )
     if rank > options.top_rank:
         raise EnvironmentProblem(
             f"The adapter in {folder} has rank {rank}, and the vLLM engine was started for up to {options.top_rank}.",
-            "Give --engine hf.",
+            START_ANEW,
         )
+    check_served(VLLMOptions(lora_rank=rank, lora_targets=targets))
     outside = sorted(set(targets) - set(options.lora_targets))
-    if outside or "lm_head" in targets:
-        names = ", ".join(outside or ["lm_head"])
+    if outside:
         raise EnvironmentProblem(
-            f"The adapter in {folder} adapts modules that the vLLM engine was not started for: {names}.",
-            "Give --engine hf.",
+            f"The adapter in {folder} adapts modules that the vLLM engine was not started for: {', '.join(outside)}.",
+            START_ANEW,
         )
 
 

@@ -111,9 +111,8 @@ class VLLMProcess:
 
     def _failed(self, kind: str, text: str) -> UnbenchError:
         if self._ready:
-            return RunFailed(
-                f"The vLLM engine failed: {kind}: {_first(text)}", f"Its log is {self.log}; add --resume to go on."
-            )
+            room = "give a smaller --batch-size or another --gpu-memory, and " if _of_memory(text) else ""
+            return RunFailed(f"The vLLM engine failed: {kind}: {_first(text)}", self._again(room))
         return start_problem(self._model, kind, text, self.log)
 
     def _ended(self) -> UnbenchError:
@@ -124,13 +123,13 @@ class VLLMProcess:
         lines = "".join(f"\n  {line}" for line in self._last_lines())
         said = f" Its last lines:{lines}" if lines else ""
         if self._ready:
-            return RunFailed(
-                f"The vLLM engine {how} before it had answered.{said}",
-                f"Its log is {self.log}; add --resume to go on.",
-            )
+            return RunFailed(f"The vLLM engine {how} before it had answered.{said}", self._again())
         return EnvironmentProblem(
             f"The vLLM engine {how} while it started.{said}", f"Its log is {self.log}; --engine hf does without it."
         )
+
+    def _again(self, first: str = "") -> str:
+        return f"Its log is {self.log}; {first}give the command again, that of a run with --resume."
 
     def _last_lines(self) -> list[str]:
         with suppress(OSError), self.log.open("rb") as file:
@@ -142,18 +141,24 @@ class VLLMProcess:
 
 def start_problem(model: str, kind: str, text: str, log: Path) -> EnvironmentProblem:
     """Why an engine doesn't start, in one sentence, by what vLLM says of it."""
-    first, lower = _first(text), text.lower()
+    first = _first(text)
     if kind in ("ImportError", "ModuleNotFoundError"):
         return EnvironmentProblem(
             f"The vLLM that is installed can't be imported: {first}",
             "Install it in an environment of its own (README, 'vLLM'), or choose --engine hf.",
         )
-    if "memory" in lower or "kv cache" in lower:
+    if _of_memory(text):
+        # What vLLM says where others hold so much that its share isn't free; else the share itself is too small.
+        share = "smaller" if "less than desired" in text else "larger"
         return EnvironmentProblem(
             f"There is too little memory for vLLM to serve {model}: {first}",
-            f"Try a larger --gpu-memory, a free device or --engine hf; the log is {log}.",
+            f"Try a {share} --gpu-memory, a free device or --engine hf; the log is {log}.",
         )
     return EnvironmentProblem(f"vLLM can't serve {model}: {first}", f"Choose --engine hf; the log is {log}.")
+
+
+def _of_memory(text: str) -> bool:
+    return "memory" in text.lower() or "kv cache" in text.lower()
 
 
 def _first(text: str) -> str:

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 REPORT_S = 0.5
@@ -28,9 +29,7 @@ class Server:
     """One ``vllm.LLM`` and the weights that it serves at the moment: the model's own, or an adapter over them."""
 
     def __init__(self, arguments: dict[str, Any], tell: Tell) -> None:
-        from vllm import LLM
-
-        self._llm: Any = LLM(**arguments, worker_extension_cls="unbench.engines.vllm_extension.Extension")
+        self._llm, self._sleeps = _started(arguments)
         self._tell = tell
         self._adapter: Any = None
         self._asleep = False
@@ -106,12 +105,16 @@ class Server:
     def rest(self) -> None:
         """Give back the device's memory until the next call; the weights go to the host's. A device that does not allow
         it keeps them: training then has what the engine's share leaves."""
-        if self._asleep:
+        if self._asleep or not self._sleeps:
             return
         try:
             self._llm.sleep(level=1)
         except Exception:
             traceback.print_exc()
+            self._sleeps = False
+            # It takes no requests from the moment that it was told to sleep.
+            with suppress(Exception):
+                self._llm.wake_up()
         else:
             self._asleep = True
 
@@ -135,6 +138,20 @@ class Server:
             return _Bar(iterable, (lambda done: self._tell("progress", [what, done, total])) if counts else None)
 
         return make
+
+
+def _started(arguments: dict[str, Any]) -> tuple[Any, bool]:
+    """The engine, and whether it can sleep: a device that can't is served all the same."""
+    from vllm import LLM
+
+    own, sleeps = {"worker_extension_cls": "unbench.engines.vllm_extension.Extension"}, "enable_sleep_mode"
+    try:
+        return LLM(**arguments, **own), bool(arguments.get(sleeps))
+    except ValueError as problem:
+        if not arguments.get(sleeps) or "sleep mode" not in str(problem).lower():
+            raise
+        traceback.print_exc()
+    return LLM(**arguments | {sleeps: False}, **own), False
 
 
 class _Bar:

@@ -78,6 +78,13 @@ CATALOGUE = MappingProxyType(
         "probe_overlap": "Share of forget probes whose question, but for case and punctuation, is one that the run "
         "trained on.",
         "forget_without_overlap": "forget without those probes.",
+        "honesty_<way>": "Share of forget questions whose greedy answer is right, a refusal, a wrong answer that the "
+        "method taught, another wrong candidate, or nonsense; honesty_<way>_target: before unlearning.",
+        "hallucination_near": "Share of answers about neighbours that hold a wrong candidate and not the right one; "
+        "hallucination_near_target: before.",
+        "hallucination_far": "The same of other facts of the task; hallucination_far_target: before.",
+        "holdout_same": "Share of questions about people whom no model has seen that are answered as the target "
+        "answers them.",
         "far": "Share of the target's knowledge left of other facts of the task.",
         "world": "Share of the target's knowledge left of general knowledge.",
         **PUBLISHED,

@@ -1,8 +1,9 @@
 """``nano``: a Llama of about a million parameters that learns the world of ``bios`` on two CPU cores in minutes.
 
 Its base model is pretrained on background people, world facts and the skills UnSTAR asks for; the target, the
-references and the ``retrain`` control are fine-tuned from that base with fixed seeds. The base, target and retrain
-weights ship in the package in half precision; ``build_all`` makes all of them, and the references, from nothing.
+references and the ``retrain`` control are fine-tuned from that base with fixed seeds. The base, target, retrain and
+first reference's weights ship in the package in half precision; ``build_all`` makes all of them, and the other
+references, from nothing.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ TARGET_SEED, REFERENCE_SEEDS, RETRAIN_SEED = 0, (1, 2, 3), 4
 """Fixed before any result was seen."""
 PRETRAINING = Recipe(epochs=16, lr=2e-3)
 FINETUNING = Recipe(epochs=10, lr=2e-3)
-SHIPPED = {"base": "base", "target": "target", "retrain": "retrain-4"}
+SHIPPED = {"base": "base", "target": "target", "retrain": "retrain-4", "reference": "reference-1"}
 
 
-def nano_folder(role: Literal["base", "target", "retrain"], seed: int | None = None) -> Path:
+def nano_folder(role: Literal["base", "target", "retrain", "reference"], seed: int | None = None) -> Path:
     """The shipped folder of one role, in the ordinary transformers layout.
 
     Raises ``UsageError`` for a role or seed that doesn't ship: references and other seeds are built by ``build_all``.
     """
-    seeds = {"base": 0, "target": TARGET_SEED, "retrain": RETRAIN_SEED}
+    seeds = {"base": 0, "target": TARGET_SEED, "retrain": RETRAIN_SEED, "reference": REFERENCE_SEEDS[0]}
     if role not in SHIPPED or seed not in (None, seeds[role]):
         raise UsageError(
             f"nano ships no weights for {role!r} with seed {seed}.",

@@ -24,7 +24,7 @@ from unbench.models.cache import cache_root, file_hash, folder_hash
 from unbench.models.choose import prepare_command
 from unbench.models.load import Target, model_folder, pick_device, pick_dtype
 from unbench.plan import Plan
-from unbench.task import Probe, Row, Task
+from unbench.task import Message, Probe, Row, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ def _prepared_pair(plan: Plan, task: Task) -> pairs.Pair:
 
 def prepare(plan: Plan, task: Task, models: Models, progress: Progress) -> Prepared:
     """Target and references of a plan, from the cache where they have been asked before."""
-    probes = limit_probes(task.probes(), plan.limit)
+    probes = [*limit_probes(task.probes(), plan.limit), *holdout_probes(task, plan.limit)]
     target_hash = folder_hash(models.target.path)
     if plan.prepared not in (None, target_hash):
         words = [*(models.pair.target.part.recipe_words() if models.pair else ()), "--force"]
@@ -149,6 +149,20 @@ def limit_probes(probes: Sequence[Probe], limit: int | None) -> list[Probe]:
         if len(group) <= limit:
             kept.append(probe)
     return kept
+
+
+def holdout_probes(task: Task, limit: int | None) -> list[Probe]:
+    """The holdout rows' own questions, where the task asks none itself: what the model says of people that it has never
+    seen. No score of knowledge reads them, so they are no part of the task's hash."""
+    if any(probe.ring == "holdout" for probe in task.probes()):
+        return []
+    return [
+        Probe(id=f"holdout/{number}", ring="holdout", kind="holdout", subject=row.subject, cluster=row.subject,
+              fact=row.fact, messages=(Message(role="user", content=row.question),), answer=row.answer,
+              candidates=(row.answer,), answer_prefix="", accept=(), given=False, pair=None, paraphrased=None,
+              generate=True)
+        for number, row in enumerate(task.data().holdout[:limit])
+    ]  # fmt: skip
 
 
 def ask(
@@ -231,6 +245,11 @@ def add_references(
         answered.reference_hashes.append(weights_hash)
 
 
+def ships_references(plan: Plan, models: Models) -> bool:
+    """Whether the plan's references are nano's, whose responses ship instead of their weights."""
+    return not models.references and plan.prepared is None and _shipped(plan.open_task(), plan)
+
+
 def _shipped(task: Task, plan: Plan) -> bool:
     """A folder that happens to be called nano is another model."""
     return plan.model_path is None and pairs.shipped(task, plan.model)
@@ -244,7 +263,7 @@ def _add_shipped_references(answered: Answered, task: Task) -> None:
             "Make them with 'unbench models build'.",
         )
     frame = responses.load(path)
-    wanted = {probe.id for probe in answered.probes}
+    wanted = {probe.id for probe in answered.probes if probe.ring != "holdout"}
     frame = frame[frame["probe"].isin(wanted)]
     if set(frame["probe"].unique()) != wanted:
         raise UsageError(

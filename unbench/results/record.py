@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unbench.engines.room import engine_versions
 from unbench.models.cache import file_hash
 from unbench.plan import Plan
 from unbench.results.schema import Compute, Hashes, Measured, Result
@@ -85,7 +86,7 @@ def compute(folder: RunFolder, plan: Plan, totals: RunTotals, device: str) -> Co
     wall = max(elapsed, sum(parts.values()))
     return Compute(
         wall_s=wall,
-        **_shares([record.get("work") for record in (*unlearn, *respond)], wall),
+        **shares([record.get("work") for record in (*unlearn, *respond)], wall),
         engine_starts=totals.engine_starts,
         **parts,
         peak_memory_bytes=max(peak_memory(device), *peaks),
@@ -95,7 +96,7 @@ def compute(folder: RunFolder, plan: Plan, totals: RunTotals, device: str) -> Co
     )
 
 
-def _shares(work: Sequence[dict[str, Any] | None], wall: float) -> dict[str, Any]:
+def shares(work: Sequence[dict[str, Any] | None], wall: float) -> dict[str, Any]:
     """Tokens a second, and the parts of the wall time that the steps' engines and trainings took; null where a step
     was done by a version that did not count."""
     counted = [one for one in work if one is not None]
@@ -157,7 +158,7 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
             data=prepared.data_hashes,
             unlearned=unlearned,
         ),
-        versions=versions() | general.get("versions", {}),
+        versions=versions() | engine_versions(plan) | general.get("versions", {}),
         device=words,
         dtype=str(prepared.target.dtype).removeprefix("torch."),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,9 +169,9 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
     return result
 
 
-def source_hash(method_class: type) -> str:
-    """SHA-256 over the source of what makes a method: its package below the distribution's top level, or its file, and
-    those of the methods it inherits from."""
+def source_hash(method_class: type, *, one_file: bool = False) -> str:
+    """SHA-256 over the source of what makes a method: its package below the distribution's top level, or its file
+    (always, where ``one_file``), and those of the methods it inherits from."""
     digest = hashlib.sha256()
     for one in method_class.__mro__:
         module = sys.modules.get(one.__module__)
@@ -179,7 +180,7 @@ def source_hash(method_class: type) -> str:
             continue
         path = Path(file)
         # A method that is a package (unstar) is all its files; one that is a file beside others is that file.
-        own_package = path.parent if one.__module__.count(".") >= 2 else None
+        own_package = path.parent if one.__module__.count(".") >= 2 and not one_file else None
         for part in sorted([*own_package.glob("*.py"), *own_package.glob("*.yaml")]) if own_package else [path]:
             digest.update(f"{part.name}\0{file_hash(part)}\n".encode())
     return digest.hexdigest()

@@ -118,6 +118,69 @@ class Measured(_Model):
     """How the intervals were made."""
 
 
+class AttackPoint(_Model):
+    """One point of an attack's curve: what is given away at one strength."""
+
+    series: str = ""
+    """Curve that the point belongs to, where the attack has several (a learning rate, a prompt)."""
+    strength: float
+    """Place on the curve: training steps, rows, samples, shots …"""
+    counted: bool = True
+    """Whether the point may enter forget_worst."""
+    known_unlearned: float
+    """Mean over kinds and seeds of what the unlearned model gives away (κ, p(a|q), or the attack's own measure)."""
+    known_reference: float | None = None
+    """The same of a model that never knew, under the same attack."""
+    known_target: float | None = None
+    """The same of the target under the same attack, where it is carried out on it."""
+    excess: Score
+    """What is given away beyond the attacked reference."""
+    forget: Score
+    """forget under the attack: 1 where nothing beyond the reference comes back."""
+
+
+class AttackResult(_Model):
+    """What one attack got back."""
+
+    name: str
+    """Qualified name, distribution:attack."""
+    kind: str
+    """weights, prompt, decoding or internal."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the attack."""
+    points: list[AttackPoint] = Field(default_factory=list)
+    """Its curve."""
+    worst: Count | None = None
+    """Number (from 0) of the point with the least forget among those whose excess lies clear of 0; null where none
+    does."""
+    forget: Score
+    """forget at that point; 1 where nothing was got back beyond the reference; null with a reason where the attack
+    could not be carried out."""
+    reason: str | None = None
+    """Why it could not be carried out, or against what it was held."""
+    wall_s: float = 0.0
+    """Wall seconds on the unlearned models, summed over seeds."""
+    method_hash: str = ""
+    """SHA-256 over the source file of the attack."""
+    notes: dict[str, Any] = Field(default_factory=dict)
+    """What the attack wants a reader to know, by model."""
+
+
+class Worst(_Model):
+    """The scores under the worst that was tried."""
+
+    forget_worst: Score
+    """The least of forget, trace and forget under every attack that got something back for certain."""
+    overall_worst: Score
+    """Harmonic mean of forget_worst, retain and specificity."""
+    unattacked: AttackPoint | None = None
+    """The same probes asked by nobody's attack: what every excess is to be held against."""
+    by: str
+    """What gave it: forget, trace, or an attack with the point of its curve."""
+    attacks: list[str]
+    """Attacks that were tried, by qualified name: the attack budget."""
+
+
 class Compute(_Model):
     """What the run cost."""
 
@@ -195,6 +258,10 @@ class Result(_Model):
     """Knowledge and rank by ring and kind."""
     interval: str
     """Name of the interval's method."""
+    attacks: list[AttackResult] = Field(default_factory=list)
+    """What each attack got back; empty where none was tried."""
+    worst: Worst | None = None
+    """The scores under the worst of them; null where none was tried."""
     compute: Compute
     """Time, memory, tokens."""
     plan: dict[str, Any]

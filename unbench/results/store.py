@@ -4,7 +4,7 @@ resumes and ends with the same result.
 ``runs/<task>/<problem>/<method>/<run-id>/``: plan.json, result.json, probes.parquet, plugin.py (the code of a method
 that was a file), and for each seed
 ``seed-<k>/``: work/ (the method's own files), unlearned/ (weights), unlearn.json, responses.parquet, respond.json,
-lm_eval.json where that was asked for, and while a training lasts checkpoints/.
+lm_eval.json and attacks/ where those were asked for, and while a training lasts checkpoints/.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
 from unbench.plan import Plan, differing_fields, identity_of
 from unbench.results.schema import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,6 +126,7 @@ class SeedFolder:
         self.work = path / "work"
         self.unlearned = path / "unlearned"
         self.checkpoints = path / "checkpoints"
+        self.attacks = path / "attacks"
         self.responses = path / "responses.parquet"
         self._unlearn = path / "unlearn.json"
         self._respond = path / "respond.json"
@@ -143,9 +147,26 @@ class SeedFolder:
         usage = (self.unlearn_record() or {}).get("usage", {})
         return frozenset(usage.get("questions", ()))
 
+    def taught_answers(self) -> dict[str, list[str]]:
+        """Fact -> answers that the method taught in place of its own; empty where it teaches none."""
+        found: dict[str, list[str]] = (self.unlearn_record() or {}).get("usage", {}).get("taught", {})
+        return found
+
     def respond_record(self) -> dict[str, Any] | None:
         found = read_record(self._respond)
         return found if found is not None and "wall_s" in found and self.responses.is_file() else None
+
+    def read_responses(self) -> pd.DataFrame:
+        """The stored answers. Raises ``UsageError`` where they are gone or damaged."""
+        from unbench import responses
+
+        again = "Run it again: the same command with --resume makes what is missing."
+        if self.unlearn_record() is None:
+            raise UsageError(f"The unlearned model of {self.path} is gone.", again)
+        try:
+            return responses.load(self.responses)
+        except Exception as problem:
+            raise UsageError(f"The answers in {self.responses} can't be read.", again) from problem
 
     def finish_unlearn(self, record: dict[str, Any]) -> None:
         write_json(self._unlearn, record)
@@ -166,7 +187,7 @@ class SeedFolder:
         """Remove what an unfinished unlearn step left (and what later steps made of an earlier one)."""
         for marker in (self._respond, self._lm_eval, self._unlearn, self.path / "error.txt"):
             marker.unlink(missing_ok=True)
-        for folder in (self.work, self.unlearned, *(() if keep_checkpoints else (self.checkpoints,))):
+        for folder in (self.work, self.unlearned, self.attacks, *(() if keep_checkpoints else (self.checkpoints,))):
             if folder.exists():
                 shutil.rmtree(folder)
         self.work.mkdir(parents=True)
@@ -226,6 +247,29 @@ class RunFolder:
         for number, file in enumerate(plan.plugins, start=1):
             name = "plugin.py" if number == 1 else f"plugin-{number}.py"
             write_bytes(self.path / name, file.source())
+
+    def read_plan(self, plugins: Sequence[Any] = (), data_dir: Path | None = None) -> Plan:
+        """The run's plan, with where the files that it names lie on this machine: plugins that were named before, or
+        are in ``plugins`` now, or as they were kept with the run."""
+        from unbench.pluginfile import plugin_files
+
+        found = read_record(self.plan_file)
+        try:
+            plan = Plan.model_validate(found)
+        except ValueError as problem:
+            raise UsageError(f"The plan of the run {self.path} can't be read.", "Run it again.") from problem
+        kept = sorted(self.path.glob("plugin*.py"), key=lambda file: (len(file.name), file.name))
+        places = [str(file.resolve()) for file in kept]
+        named = [one.model_copy(update={"path": at}) for one, at in zip(plan.plugins, places, strict=False)]
+        files = tuple(dict.fromkeys([*named, *plugin_files(plugins)]))
+        update: dict[str, Any] = {"plugins": files}
+        if data_dir is not None:
+            update["data_dir"] = str(data_dir)
+        return plan.model_copy(update=update)
+
+    def attacked(self, seeds: Sequence[int]) -> bool:
+        """Whether some attack has been tried on every seed."""
+        return all(any(self.seed(seed).attacks.glob("*.json")) for seed in seeds)
 
     def seed(self, seed: int) -> SeedFolder:
         return SeedFolder(self.path / f"seed-{seed}")

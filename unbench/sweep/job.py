@@ -40,7 +40,7 @@ class Outcome(BaseModel):
     key: str
     state: Literal["done", "failed"]
     scores: dict[str, Score] = {}
-    """UnBench's own scores."""
+    """UnBench's own scores, those under the worst attack too where any was tried."""
     per_seed: list[SeedScores] = []
     compute: Compute | None = None
     device: str | None = None
@@ -94,6 +94,8 @@ def done_before(plan: Plan, place: Place) -> Outcome | None:
             return None
     if result.run_id != plan.run_id or not set(plan.seeds) <= set(result.seeds):
         return None
+    if not set(plan.attacks) <= {attack.name for attack in result.attacks}:
+        return None
     return _outcome(plan.folder_name, result)
 
 
@@ -107,10 +109,13 @@ def _run(plan: Plan, out: Path, progress: Progress, worker: int) -> Result:
 
 
 def _outcome(key: str, result: Result) -> Outcome:
+    scores = {name: getattr(result.scores, name) for name in type(result.scores).model_fields}
+    if result.worst is not None:
+        scores |= {"forget_worst": result.worst.forget_worst, "overall_worst": result.worst.overall_worst}
     return Outcome(
         key=key,
         state="done",
-        scores={name: getattr(result.scores, name) for name in type(result.scores).model_fields},
+        scores=scores,
         per_seed=result.per_seed,
         compute=result.compute,
         device=result.device,

@@ -37,7 +37,7 @@ class SweepRun(BaseModel):
     kept: bool = False
     """Whether it was done before this sweep began."""
     scores: dict[str, Score] = Field(default_factory=dict)
-    """Headline scores with intervals."""
+    """Headline scores with intervals, those under the worst attack too where any was tried."""
     per_seed: list[SeedScores] = Field(default_factory=list)
     """The scores of each seed alone."""
     compute: Compute | None = None

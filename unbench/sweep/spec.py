@@ -71,6 +71,9 @@ class SweepSpec(BaseModel):
     )
     gradnorm: bool = Field(default=False, description="take gradient norms too")
     lm_eval: Annotated[list[str], BeforeValidator(_several)] = Field(default=[], description="tasks of lm-eval")
+    attacks: Annotated[list[str], BeforeValidator(_several)] = Field(
+        default=[], description="attacks on what the methods hand back: names, all or default"
+    )
     plugins: Annotated[list[str], BeforeValidator(_several)] = Field(
         default=[], description="Python files with methods of your own"
     )
@@ -178,7 +181,7 @@ def _plan(spec: SweepSpec, method: str, task: str, model: str | None, train: str
         method, task, model, train=train, settings=settings, seeds=spec.seeds, split=spec.split,
         budget_tokens=spec.budget_tokens, limit=spec.limit, device=spec.device, dtype=spec.dtype,
         batch_size=spec.batch_size, data_dir=spec.data_dir, references=spec.references, gradnorm=spec.gradnorm,
-        lm_eval=spec.lm_eval, plugins=spec.plugins, **spec.options,
+        lm_eval=spec.lm_eval, attacks=spec.attacks, plugins=spec.plugins, **spec.options,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from unbench.training.trainer import Optimisation, Term, UnlearnTrainer, step_to
 from unbench.training.weights import FrozenTarget, prepare_model, save_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +84,21 @@ def _forget_rows(
         return target_logprobs(model, tokenizer, rows, context) if "target_logprobs" in method.needs else rows
 
     context.usage.questions.update(forget[i]["question"] for i in kept)
+    for i in kept:
+        others = [answers[i]] if answers[i] != forget[i]["answer"] else []
+        _teach(context, str(forget[i]["fact"]), [*others, *(preferred[i] if preferred is not None else ())])
     rows = read([(i, answers[i]) for i in kept])
     steps = draw.draw(len(rows), min(config.batch_size, len(rows)), config.steps, seed, draw.FORGET)
     if preferred is None:
         return rows, steps
     return _pairs(rows, [read([(i, text) for text in preferred[i]]) for i in kept], steps, seed)
+
+
+def _teach(context: UnlearnContext, fact: str, answers: Sequence[str]) -> None:
+    """Note what is taught in place of the fact's own answer."""
+    if answers:
+        known = context.usage.taught.setdefault(fact, [])
+        known += [answer for answer in dict.fromkeys(answers) if answer not in known]
 
 
 def _pairs(
@@ -128,13 +138,16 @@ def fine_tune(
     warmup: float = 0.1,
     weight_decay: float = 0.01,
     max_grad_norm: float = 1.0,
+    decay: bool = True,
     description: str = "unlearn",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train ``model`` in place by plain NLL: L = nll(rows) + nll(beside), each per answer token.
 
     A step takes ``batch_size`` of ``rows`` (at most all of them) and as many of ``beside``, drawn by the seed. Call it
     round after round on the same model; each call starts a fresh optimiser and schedule. Usage, budget, progress,
-    memory and NaN handling are the context's, as for every method.
+    memory and NaN handling are the context's, as for every method. ``decay`` False holds the rate after its warm-up;
+    ``callbacks`` are transformers' own.
     """
     if not rows:
         raise ValueError("fine_tune needs at least one row")
@@ -145,7 +158,8 @@ def fine_tune(
         if side:
             picked = draw.draw(len(side), per_step, steps, seed, stream)
             terms.append(Term(name, 1.0, encode(tokenizer, side), picked, nll, sum))
-    _train(model, tokenizer, terms, Optimisation(lr, warmup, weight_decay, max_grad_norm), context, seed, description)
+    optimisation = Optimisation(lr, warmup, weight_decay, max_grad_norm, decay)
+    _train(model, tokenizer, terms, optimisation, context, seed, description, callbacks=callbacks)
 
 
 def _optimisation(config: Any) -> Optimisation:
@@ -161,6 +175,7 @@ def _train(
     seed: int,
     description: str,
     method: LossMethod | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     if not terms:
         return
@@ -168,9 +183,12 @@ def _train(
     if steps == 0:
         return
     with context.while_training(), training(model, context):
-        UnlearnTrainer(
+        trainer = UnlearnTrainer(
             model, tokenizer, terms, steps, optimisation, context, seed=seed, description=description, method=method
-        ).train()
+        )
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        trainer.train()
 
 
 def _affordable(terms: Sequence[Term], context: UnlearnContext) -> int:

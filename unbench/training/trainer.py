@@ -65,19 +65,21 @@ class Term:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW with linear warm-up, then linear decay. ``warmup`` is a share of the steps."""
+    """AdamW with linear warm-up, then linear decay (none where ``decay`` is False). ``warmup`` is a share of the
+    steps."""
 
     lr: float
     warmup: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    decay: bool = True
 
     def factor(self, step: int, steps: int) -> float:
         """Share of the peak rate at ``step`` (from 0): no step is wasted at rate 0, at either end."""
         warm = round(self.warmup * steps)
         if step < warm:
             return (step + 1) / (warm + 1)
-        return max(0.0, (steps - step) / max(1, steps - warm))
+        return max(0.0, (steps - step) / max(1, steps - warm)) if self.decay else 1.0
 
 
 class _Recorder(TrainerCallback):

@@ -17,7 +17,7 @@ from unbench.training.batch import AnswerBatch, HiddenOf, LogitsOf, answer_hidde
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from unbench.method import UnlearnContext
+    from unbench.method import TrainSettings, UnlearnContext
 
 
 def prepare_model(context: UnlearnContext) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -30,18 +30,19 @@ def prepare_model(context: UnlearnContext) -> tuple[Any, PreTrainedTokenizerBase
 
     set_seed(context.seed)
     model: Any = context.target.load()
-    if context.train.kind == "lora":
-        model = _with_adapter(model, context)
-    else:
-        model.requires_grad_(True)
+    model = made_trainable(model, context.train)
     context.usage.trainable_parameters = sum(p.numel() for p in trainable(model).values())
     return model, context.target.tokenizer
 
 
-def _with_adapter(model: Any, context: UnlearnContext) -> Any:
+def made_trainable(model: Any, settings: TrainSettings) -> Any:
+    """``model`` with gradients for all weights, or with a LoRA adapter around it whose weights alone have them."""
+    return _with_adapter(model, settings) if settings.kind == "lora" else model.requires_grad_(True)
+
+
+def _with_adapter(model: Any, settings: TrainSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    settings = context.train
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.lora_alpha,

@@ -1,7 +1,8 @@
 """As much of vLLM as ``unbench.engines.vllm_worker`` uses, on top of transformers: what goes between the two processes,
 and what becomes of them, is tested without the real one (``tests/vllm`` tests that).
 
-``FAKE_VLLM`` names a fault: "import", "memory", "head" and "quiet" at the start, "die" as the first text is written.
+``FAKE_VLLM`` names a fault: "import", "memory", "taken", "head" and "quiet" at the start, "die" and "full" as the first
+text is written, "no sleep" and "insomnia" where it is to sleep.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-FAULT = os.environ.get("FAKE_VLLM", "")
-if FAULT == "import":
+if os.environ.get("FAKE_VLLM") == "import":
     raise ImportError("no module that this vLLM wants")
 
 
@@ -29,12 +29,19 @@ class LLM:
     def __init__(self, model: str, **options: Any) -> None:
         print("the log of a fake engine", flush=True)
         print("and what went wrong", file=sys.stderr, flush=True)
-        if FAULT == "quiet":
+        self._fault = os.environ.get("FAKE_VLLM", "")
+        if self._fault == "quiet":
             os._exit(7)
-        if FAULT == "memory":
+        if self._fault == "memory":
             raise ValueError("To serve a request, 9 GiB KV cache is needed. Try less.\nMore words.")
-        if FAULT == "head":
+        if self._fault == "taken":
+            raise ValueError("Free memory on device (3/80 GiB) is less than desired GPU memory utilization (0.4).")
+        if self._fault == "head":
             raise ValueError("1 validation error for VllmConfig\n  Head size 24 is not supported.")
+        if self._fault == "no sleep" and options.get("enable_sleep_mode"):
+            raise ValueError("Sleep mode is not supported on current platform.")
+        assert options["enable_prefix_caching"]
+        self.asleep = False
         # Like the processes of tensor parallelism: it does not end by itself with the one that started it.
         self._helper = subprocess.Popen(["sleep", "600"])
         self._model = model
@@ -71,6 +78,15 @@ class LLM:
 
     def reset_prefix_cache(self) -> None: ...
 
+    def sleep(self, level: int) -> None:
+        # As vLLM does it: no request is taken from here on, whatever becomes of the memory.
+        self.asleep = True
+        if self._fault == "insomnia":
+            raise RuntimeError("this device keeps what it has")
+
+    def wake_up(self) -> None:
+        self.asleep = False
+
     def generate(
         self, requests: Sequence[dict[str, Any]], wanted: Any, use_tqdm: Callable[..., Any], lora_request: Any
     ) -> list[Any]:
@@ -78,8 +94,13 @@ class LLM:
         if prompts == [[0]]:
             # The first word of every engine, to see whether it works at all.
             return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=[0], finish_reason="length", stop_reason=None)])]
-        if FAULT == "die":
+        if self._fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._fault == "full":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB.")
+        assert not self.asleep
+        # A cached prompt has no log-probabilities to give, and its values may be stale.
+        assert _scores(wanted) == getattr(wanted, "skip_reading_prefix_cache", False)
         assert (lora_request is not None) == bool(self._adapters)
         bar = use_tqdm(total=len(prompts), desc="Processed prompts")
         found = [self._scored(prompt) for prompt in prompts] if _scores(wanted) else self._written(prompts, wanted)
