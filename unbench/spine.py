@@ -85,6 +85,8 @@ def _run(plan: Plan, out: Path, resume: bool, progress: Progress) -> Result:
         if plan.attacks or folder.attacked(plan.seeds):
             from unbench.attacks.step import attack_step
 
+            # Attacks change weights in this process: the memory is theirs.
+            engines.close()
             result = attack_step(plan, task, models, prepared, folder, result, tables, progress)
         return result
 

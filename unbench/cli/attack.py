@@ -101,7 +101,7 @@ def print_attacks(result: Result) -> None:
     """Each attack's worst point and curve, then the scores under the worst of all."""
     from rich.table import Table
 
-    from unbench.cli.output import console, plain, score_text
+    from unbench.cli.output import console, plain, score_text, worst_line
 
     table = Table(title=f"Attacks on {result.method} ({result.task}, {result.model})", title_justify="left")
     for name in ("attack", "forget", "at", "excess", "curve: strength excess", "s"):
@@ -124,8 +124,7 @@ def print_attacks(result: Result) -> None:
         if whole.unattacked is not None:
             click.echo(f"without an attack: excess {score_text(whole.unattacked.excess)}, forget "
                        f"{score_text(whole.unattacked.forget)} on the same probes")  # fmt: skip
-        click.echo(f"forget_worst {score_text(whole.forget_worst)} (by {whole.by}), "
-                   f"overall_worst {score_text(whole.overall_worst)}")  # fmt: skip
+        click.echo(worst_line(whole).partition(";")[0])
     for attack in result.attacks:
         for who, notes in attack.notes.items():
             for key, value in notes.items():

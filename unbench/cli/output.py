@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from unbench.results.schema import Group, Result, Score
+    from unbench.results.schema import Group, Result, Score, Worst
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All controls but tab and line feed, what turns the writing direction, and halves of characters."""
@@ -145,7 +145,19 @@ def print_result(result: Result) -> None:
     metrics = metric_table(result)
     if metrics is not None:
         screen.print(metrics)
+    if result.worst is not None:
+        screen.print(plain(worst_line(result.worst)), soft_wrap=True)
     screen.print(cost_line(result), soft_wrap=True)
+
+
+def worst_line(worst: Worst) -> str:
+    """The scores under the worst that was tried, and what it was."""
+    tried = len(worst.attacks)
+    return clean(
+        f"under {tried} attack{'' if tried == 1 else 's'}: forget_worst {score_text(worst.forget_worst)} (by "
+        f"{worst.by.removeprefix('unbench:')}), overall_worst {score_text(worst.overall_worst)}; "
+        "'unbench show RUN --attacks' tells more"
+    )
 
 
 def _group_figures(group: Group) -> list[str]:

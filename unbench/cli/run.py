@@ -124,8 +124,8 @@ def names(text: str | None) -> tuple[str, ...]:
     show_envvar=True,
     help="Folder of the runs.",
 )
-@click.option("--attacks", default="none", show_default=True,
-              help="Attacks on what the method hands back: names with commas, all, default or none.")  # fmt: skip
+@click.option("--attacks", default="default", show_default=True,
+              help="Attacks on what the method hands back: names with commas, all, default (quick), none.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Keep the finished steps of this run; start it where there are none.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved plan and stop.")
 @training_options

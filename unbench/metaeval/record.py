@@ -156,7 +156,7 @@ class MetaEval(_Model):
     settings: Settings
     """What it was made with."""
     interval: str = "F: Newcombe's score interval over models, widened where DeLong's variance is larger; others: \
-jackknife-t over models"
+jackknife-t over models, where an F of 1 adds no width"
     """How the intervals were made."""
     measures: list[Judged]
     """Every metric, by Overall."""
