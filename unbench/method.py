@@ -107,6 +107,12 @@ class Usage:
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything a reader of the result should know (JSON values)."""
 
+    def teach(self, fact: str, *answers: str) -> None:
+        """Note what is taught in place of the fact's own answer."""
+        if answers:
+            known = self.taught.setdefault(fact, [])
+            known += [answer for answer in dict.fromkeys(answers) if answer not in known]
+
 
 @dataclass
 class UnlearnContext:

@@ -123,11 +123,9 @@ def identity_of(body: Mapping[str, Any]) -> dict[str, Any]:
         # What the files say counts, not what they are called or which of their classes were named.
         kept["plugins"] = sorted(one["hash"] for one in kept["plugins"])
     config = kept.get("config") or {}
-    # Settings that the first losses, and UnSTAR, lacked, and that say nothing here.
-    silent: tuple[str, ...] = ("augment", "paraphrases") if config.get("augment") == "none" else ()
-    silent += ("backwards",) if config.get("backwards") is False else ()
-    if silent:
-        kept["config"] = {key: value for key, value in config.items() if key not in silent}
+    if config.get("augment") == "none":
+        # Settings that the first losses lacked, and that say nothing here.
+        kept["config"] = {key: value for key, value in config.items() if key not in ("augment", "paraphrases")}
     return kept
 
 

@@ -101,3 +101,21 @@ def test_every_method_and_task_can_be_cited() -> None:
         done = unbench("cite", name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("@"), name
+
+
+def test_a_run_and_an_attack_can_be_cited(repository: Path, tmp_path: Path) -> None:
+    run = next((repository / "results" / "bios" / "fact" / "unstar").glob("*/result.json")).parent
+    said = unbench("cite", str(run))
+    assert said.returncode == 0
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert said.stdout.startswith(f"@misc{{unbench_run_{result['run_id']},")
+    assert f"Run {result['run_id']} of {result['created_utc'][:10]}, seeds 0, 1, 2" in said.stdout
+    assert said.stdout.count("{") == said.stdout.count("}")
+    assert "arXiv" in unbench("cite", "quantize").stdout
+    assert "has no paper" in unbench("cite", "none").stdout
+
+
+def test_what_a_run_is_called_does_no_harm_in_bibtex() -> None:
+    from unbench.cite import _tex
+
+    assert _tex("evil}\\input{x}_50%") == "evilinputx\\_50\\%"

@@ -270,3 +270,25 @@ def test_text_contrast_is_at_least_four_and_a_half_in_both_schemes():
         for ink, ground in pairs:
             high, low = sorted((_luminance(theme[ink]), _luminance(theme[ground])), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+
+
+def test_attacked_runs_come_first_and_have_columns_of_their_own(tmp_path, field_of_results):
+    """A board where one run was attacked: its worst scores stand in the table, it leads, and the other says why not."""
+    from unbench.results.schema import Score, Worst
+
+    results = field_of_results
+    least = next(r for r in results if r.method == "unbench:none")
+    worst = Worst(forget_worst=Score(value=0.2, low=0.1, high=0.3), overall_worst=Score(value=0.3, low=0.2, high=0.4),
+                  by="unbench:quantize at 4 bits, 8", attacks=["unbench:quantize"])  # fmt: skip
+    attacked = [r.model_copy(update={"worst": worst}) if r is least else r for r in results]
+    boards = make_boards(attacked, {})
+    (board,) = [b for b in boards if b.attacked]
+    assert (board.task, board.model) == (least.task, least.model)
+    assert board.sorted_by == "overall_worst"
+    assert board.rows[0].result.method == least.method
+    assert [column.key for column in board.columns][6:8] == ["forget_worst", "overall_worst"]
+    assert [cell.key for cell in board.rows[0].cells][-2:] == ["forget_worst", "overall_worst"]
+    assert "by quantize at 4 bits, 8" in board.notes
+    assert "no attack was tried" in board.notes
+    text = build_site(attacked, tmp_path).read_text(encoding="utf-8")
+    assert text.count("Overall worst</button>") == 1

@@ -14,6 +14,10 @@ if installed() is None:
     collect_ignore_glob = ["test_*.py"]
 
 
+NOISE = {"whole": 0.05, "far": 0.3}
+"""Of each tensor's own spread."""
+
+
 def _silent(description: str, done: int, total: int) -> None: ...
 
 
@@ -26,7 +30,8 @@ def model_folder() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def changed(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str], Path]) -> Callable[..., Path]:
-    """Folder of an adapter (kind "adapter") or of a whole model (kind "whole") that answers otherwise than its base."""
+    """Folder of an adapter (kind "adapter") or of a whole model (kind "whole") that answers otherwise than its base; the
+    kind "far" has lost part of what its base knows."""
     from peft import LoraConfig, get_peft_model
 
     from unbench.models.load import load_model, load_tokenizer
@@ -49,7 +54,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[st
             else:
                 # Every tensor moves, the shared input and output layer too: one that is not reloaded shows.
                 for parameter in net.parameters():
-                    parameter.add_(torch.randn_like(parameter) * 0.05 * parameter.std())
+                    parameter.add_(torch.randn_like(parameter) * NOISE[kind] * parameter.std())
         net.save_pretrained(str(folder))
         load_tokenizer(base).save_pretrained(str(folder))
         made[name, kind, seed] = folder

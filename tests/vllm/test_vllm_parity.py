@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,17 @@ from unbench import api, plugins
 from unbench.engines.base import Sampling, ScoreRequest
 from unbench.engines.hf import HFEngine
 from unbench.engines.vllm import VLLMEngine
-from unbench.engines.vllm_options import VLLMOptions
+from unbench.engines.vllm_options import VLLMOptions, adapter_shape
 from unbench.method import Unlearned
-from unbench.models.load import load_model, load_tokenizer
+from unbench.models.load import Target, load_tokenizer, load_unlearned
 from unbench.responses import Answers, candidate_ids
+from unbench.results.schema import Result
 
 CLOSE, TIE = 1e-3, 2e-3
 """Nats: how far log-probabilities may lie apart, and two best tokens for which either may be written."""
 NUMBER_OF_TEXTS = 200
+FORGOTTEN = (0.02, 0.98)
+"""Between these a forget score shows a difference."""
 REQUESTS = {"nano": 200, "smollm2": 10}
 
 
@@ -152,20 +156,31 @@ def test_stop_strings(reloaded: Pair) -> None:
     assert sum(a == b for a, b in zip(mine, theirs, strict=True)) >= 18  # the rest may meet a tie
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("nano", "far"), ("nano", "adapter"), pytest.param("smollm2", "adapter", marks=pytest.mark.slow)]
+)
 def test_scores_of_an_evaluation(
-    name: str, model_folder: Callable[[str], Path], changed: Callable[..., Path], tmp_path: Path
+    name: str, kind: str, model_folder: Callable[[str], Path], changed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    weights = changed(name, "whole")
-    net, tokenizer = load_model(weights, "cpu", torch.float32), load_tokenizer(weights)
-    limit = 6 if name == "nano" else 2
-    plain = api.evaluate(net, tokenizer, TASKS[name], limit=limit)
-    with VLLMEngine.open(weights, tmp_path / "vllm.log") as engine:
-        fast = api.evaluate(net, tokenizer, TASKS[name], limit=limit, engines=("vllm", None), vllm=engine)
+    base, weights = model_folder(name), changed(name, kind)
+    target = Target(base, "cpu", torch.float32)
+    limit = 12 if name == "nano" else 3
+
+    def scored(**options: Any) -> Result:
+        return api.evaluate(load_unlearned(target, weights), target.tokenizer, TASKS[name], limit=limit, **options)
+
+    plain = scored()
+    rank, targets = adapter_shape(weights) if kind == "adapter" else (0, ())
+    served = VLLMOptions(lora_rank=rank, lora_targets=targets)
+    with VLLMEngine.open(base, tmp_path / "vllm.log", served) as engine:
+        engine.load(Unlearned(weights))
+        fast = scored(engines=("vllm", None), vllm=engine)
+    assert plain.scores.forget.value is not None
+    assert FORGOTTEN[0] < plain.scores.forget.value < FORGOTTEN[1], "scores at an end would agree whatever is served"
     for score in type(plain.scores).model_fields:
         a, b = getattr(plain.scores, score).value, getattr(fast.scores, score).value
+        print(f"{name}, {kind}: {score} {a} and {b}")
         assert (a is None) == (b is None)
-        print(f"{name}: {score} {a} and {b}")
         assert a is None or a == pytest.approx(b, abs=0.005), score
     unsaid = {"mia_min_k_plus_plus"}
     for metric in plain.metrics:

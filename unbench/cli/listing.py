@@ -14,6 +14,7 @@ from unbench.errors import UnbenchError, UsageError
 if TYPE_CHECKING:
     from unbench.method import Method
     from unbench.plugins import Plugin, Registry
+    from unbench.results.schema import Result
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -209,8 +210,14 @@ def metrics(as_json: bool) -> None:
 @click.argument("name")
 @plugin_option
 def cite(name: str, plugins: tuple[str, ...]) -> None:
-    """Print the BibTeX entry of a METHOD, a TASK or unbench itself."""
-    from unbench.cite import UNBENCH_BIBTEX
+    """Print the BibTeX entry of a METHOD, a TASK, an ATTACK, a RUN (its folder or run-id) or unbench itself.
+
+    \b
+    unbench cite unstar
+    unbench cite runs/bios/fact/unstar/ec88ad368b53
+    """
+    from unbench.cite import UNBENCH_BIBTEX, run_bibtex
+    from unbench.plugins import attacks as attacks_registered
     from unbench.plugins import methods as registered
     from unbench.plugins import open_task
     from unbench.plugins import tasks as families
@@ -223,15 +230,38 @@ def cite(name: str, plugins: tuple[str, ...]) -> None:
         task = open_task(name, files=plugins) if "/" in name else families(plugins).load(family)
         click.echo(task.card.bibtex.strip())
         return
+    run = _run_named(name)
+    if run is not None:
+        click.echo(run_bibtex(run))
+        return
     registry = registered(plugins)
+    attacks = attacks_registered(plugins)
     try:
-        plugin = registry.find(name)
+        if any(name in (plugin.name, plugin.qualified) for plugin in attacks.plugins):
+            bibtex = attacks.load(name).card.bibtex.strip()
+        else:
+            bibtex = registry.load_plugin(registry.find(name)).card.bibtex.strip()
     except UsageError as problem:
         raise UsageError(
-            f"There is no method or task called {name!r}.", problem.try_next or "'unbench methods' lists them."
+            f"There is no method, task, attack or run called {name!r}.",
+            problem.try_next or "'unbench methods' lists them.",
         ) from problem
-    bibtex = registry.load_plugin(plugin).card.bibtex.strip()
-    click.echo(bibtex or f"% {name} is a control without a paper")
+    click.echo(bibtex or f"% {name} has no paper")
+
+
+def _run_named(name: str) -> Result | None:
+    """The finished run of that folder or run-id; None where the name is none of a run."""
+    from pathlib import Path
+
+    from unbench.results.store import find_run, read_result
+
+    if not Path(name).is_dir() and not Path(name).is_file() and not all(c in "0123456789abcdef" for c in name):
+        return None
+    try:
+        folder = find_run(name)
+    except UsageError:
+        return None
+    return read_result(folder)
 
 
 @click.command()

@@ -12,9 +12,11 @@ from pydantic import BaseModel
 
 from unbench.leaderboard.reader import created, latest
 from unbench.method import MethodCard
-from unbench.results.schema import Compute, Hashes, Result, Score, Scores
+from unbench.results.schema import Compute, Hashes, Result, Score, Scores, Worst
 
-SCORES: tuple[str, ...] = tuple(Scores.model_fields)
+WORST = ("forget_worst", "overall_worst")
+SCORES: tuple[str, ...] = (*Scores.model_fields, *WORST)
+NO_ATTACK = Score(value=None, reason="no attack was tried")
 CONTROLLED = "nano"
 OWN_SIZES = {"nano": 1e6, "smollm2": 135e6}
 """Parameters of the models whose short name doesn't tell; only the order of the boards hangs on it."""
@@ -132,6 +134,21 @@ class Board:
     size: float = field(repr=False, default=0.0)
 
     @property
+    def attacked(self) -> bool:
+        """Whether any of the runs was attacked."""
+        return any(row.result.worst is not None for row in self.rows)
+
+    @property
+    def sorted_by(self) -> str:
+        """Column by which the rows are in order."""
+        return "overall_worst" if self.attacked else "overall"
+
+    @property
+    def columns(self) -> list[Column]:
+        """The table's columns."""
+        return [column for column in columns() if self.attacked or column.key not in WORST]
+
+    @property
     def id(self) -> str:
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.task}-{self.model}".lower()).strip("-")[:48]
         # Different names may have the same slug.
@@ -179,6 +196,20 @@ def model_size(result: Result) -> float:
     return float(result.compute.trainable_parameters)
 
 
+def score_of(result: Result, name: str) -> Score:
+    """One of ``SCORES``."""
+    if name not in WORST:
+        score: Score = getattr(result.scores, name)
+        return score
+    if result.worst is None:
+        return NO_ATTACK
+    found: Score = getattr(result.worst, name)
+    if name == "forget_worst" and found.value is not None:
+        said = [f"by {result.worst.by.removeprefix('unbench:')}", *([found.reason] if found.reason else [])]
+        return found.model_copy(update={"reason": "; ".join(said)})
+    return found
+
+
 def reason_of(score: Score) -> str:
     """Why a value or interval is missing, or what was left out; empty where there is nothing to say."""
     missing = score.value is None or score.low is None or score.high is None
@@ -209,10 +240,11 @@ def describe(model: type[BaseModel], *names: str) -> str:
 
 
 def columns() -> list[Column]:
-    """The table's columns, described by the schema."""
+    """All columns that a table may have, described by the schema."""
     return [
         Column("method", "Method", describe(Result, "method", "run_id"), numeric=False),
-        *(Column(name, name.capitalize(), describe(Scores, name)) for name in SCORES),
+        *(Column(name, name.capitalize(), describe(Scores, name)) for name in Scores.model_fields),
+        *(Column(name, name.capitalize().replace("_", " "), describe(Worst, name)) for name in WORST),
         Column("seeds", "Seeds", describe(Result, "seeds")),
         Column("unlearn", "Unlearn, s", describe(Compute, "unlearn_s")),
         Column("tokens", "Tokens", describe(Compute, "tokens_trained", "tokens_generated")),
@@ -228,24 +260,26 @@ def legend() -> list[tuple[str, str]]:
 
 
 def _board(key: tuple[str, str, str], results: Sequence[Result], size: float, cards: Mapping[str, MethodCard]) -> Board:
-    def order(result: Result) -> tuple[float, str, str]:
-        overall = result.scores.overall.value
-        return (1.0 if overall is None else -overall), result.method, result.run_id
+    def order(result: Result) -> tuple[bool, float, str, str]:
+        # What an attack may still bring down stands below what has been attacked.
+        first = score_of(result, "overall_worst" if result.worst is not None else "overall").value
+        return result.worst is None, (1.0 if first is None else -first), result.method, result.run_id
 
     ranked = sorted(results, key=order)
     notes: dict[str, int] = {}
+    names = SCORES if any(result.worst is not None for result in results) else tuple(Scores.model_fields)
     rows = [
-        _row(result, label, kind_of(result.method, cards), notes)
+        _row(result, label, kind_of(result.method, cards), notes, names)
         for result, label in zip(ranked, run_labels(ranked), strict=True)
     ]
     versions = sorted({str(result.plan["task_version"]) for result in results if result.plan.get("task_version")})
     return Board(key[0], key[1], ", ".join(versions), key[2], tuple(rows), tuple(notes), size)
 
 
-def _row(result: Result, label: str, kind: str | None, notes: dict[str, int]) -> Row:
+def _row(result: Result, label: str, kind: str | None, notes: dict[str, int], names: Sequence[str]) -> Row:
     cells = []
-    for name in SCORES:
-        score: Score = getattr(result.scores, name)
+    for name in names:
+        score = score_of(result, name)
         reason = reason_of(score)
         cells.append(Cell(name, score, notes.setdefault(reason, len(notes) + 1) if reason else None))
     limit = result.plan.get("limit")

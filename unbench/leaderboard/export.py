@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from unbench.cite import UNBENCH_BIBTEX
-from unbench.leaderboard.boards import SCORES, Board, kind_of, reason_of
+from unbench.leaderboard.boards import SCORES, Board, kind_of, reason_of, score_of
 from unbench.method import MethodCard
-from unbench.results.schema import Result, Score
+from unbench.results.schema import Result
 
 SITE_SCHEMA = "unbench.leaderboard/1"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -67,7 +67,7 @@ def _record(board: Board, result: Result, cards: Mapping[str, MethodCard]) -> di
         "limit": result.plan.get("limit"),
     }
     for name in SCORES:
-        score: Score = getattr(result.scores, name)
+        score = score_of(result, name)
         record |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high, f"{name}_n": score.n}
         record[f"{name}_reason"] = reason_of(score)
     record |= {name: getattr(result.compute, name) for name in type(result.compute).model_fields}

@@ -60,7 +60,6 @@ def _page(boards: Sequence[view.Board], bibtex: str, unreported: int) -> str:
         boards=boards,
         plots={board.id: Markup(_plot(board)) for board in boards},
         fronts={board.id: [p.label for p in plot.pareto_front(_points(board))] for board in boards},
-        columns=view.columns(),
         legend=view.legend(),
         models=list(dict.fromkeys(board.model for board in boards)),
         tasks=sorted({board.task for board in boards}),

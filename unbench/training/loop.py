@@ -86,19 +86,12 @@ def _forget_rows(
     context.usage.questions.update(forget[i]["question"] for i in kept)
     for i in kept:
         others = [answers[i]] if answers[i] != forget[i]["answer"] else []
-        _teach(context, str(forget[i]["fact"]), [*others, *(preferred[i] if preferred is not None else ())])
+        context.usage.teach(str(forget[i]["fact"]), *others, *(preferred[i] if preferred is not None else ()))
     rows = read([(i, answers[i]) for i in kept])
     steps = draw.draw(len(rows), min(config.batch_size, len(rows)), config.steps, seed, draw.FORGET)
     if preferred is None:
         return rows, steps
     return _pairs(rows, [read([(i, text) for text in preferred[i]]) for i in kept], steps, seed)
-
-
-def _teach(context: UnlearnContext, fact: str, answers: Sequence[str]) -> None:
-    """Note what is taught in place of the fact's own answer."""
-    if answers:
-        known = context.usage.taught.setdefault(fact, [])
-        known += [answer for answer in dict.fromkeys(answers) if answer not in known]
 
 
 def _pairs(

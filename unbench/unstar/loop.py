@@ -328,6 +328,7 @@ class _Run:
         for one, (rationale, reason) in zip(wanted, found, strict=True):
             text = completion(one.sentence, rationale)
             rows.append(TrainRow.ask(one.question, text))
+            self.context.usage.teach(one.ask.fact, one.answer)
             self._record(one, rationale, reason, text)
         entry = {
             "round": number,
