@@ -181,16 +181,20 @@ def _json_cell(cell: object) -> object:
     "--plot", type=click.Path(path_type=Path), help="Write forget against specificity to a .png or .svg file."
 )
 @click.option("--matched", is_flag=True, help="Mix each model with the target until both keep as much, then compare.")
+@click.option("--paired", is_flag=True, help="The first run's scores less each other's, probe by probe.")
 @click.option("--kept", type=float, help="With --matched: share of the target's retain to keep.  [default: 0.95]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.pass_obj
 def compare(
-    obj: dict[str, Any], runs: tuple[str, ...], plot: Path | None, matched: bool, kept: float | None, as_json: bool
-) -> None:
+    obj: dict[str, Any], runs: tuple[str, ...], plot: Path | None, matched: bool, paired: bool, kept: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Compare RUNS (folders, run-ids, or folders that hold runs) side by side.
 
     With --matched, weights between the target's and the unlearned model's are looked for at which retain is 0.95 of the
-    target's: who forgets more where all keep as much? The runs' folders must still hold their weights.
+    target's: who forgets more where all keep as much? With --paired, the first run is held against each other one on
+    the same probes: a difference whose interval leaves out 0 is significant. The runs' folders must still hold their
+    seeds.
     """
     from unbench.cli.output import console, plain, print_json, score_text
     from unbench.compare import plot as draw
@@ -210,6 +214,9 @@ def compare(
             results.append(read_result(find_run(name)))
     if matched or kept is not None:
         _compare_matched(results, kept, obj["quiet"], as_json)
+        return
+    if paired:
+        _compare_paired(results, obj["quiet"], as_json)
         return
     if plot is not None:
         draw(results, plot)
@@ -259,3 +266,35 @@ def _compare_matched(results: list[Result], kept: float | None, quiet: bool, as_
                      one.reason or ""))  # fmt: skip
     columns = ("run", "method", "task", "forget", "retain", "λ", "retain at λ", "forget at λ", "note")
     table(f"Runs at matched utility: retain of {share:g} (λ 1 is the unlearned model, 0 the target)", columns, rows)
+
+
+def _compare_paired(results: list[Result], quiet: bool, as_json: bool) -> None:
+    from unbench.cli.listing import table
+    from unbench.cli.output import print_json, score_text
+    from unbench.cli.progress import progress_bars
+    from unbench.cli.run import quiet_libraries
+    from unbench.errors import UsageError
+    from unbench.results.store import RunFolder
+
+    if len(results) < 2:
+        raise UsageError("--paired wants two runs or more.", "Name them: unbench compare A B --paired.")
+    quiet_libraries()
+    from unbench.paired import paired
+
+    first = results[0]
+    with progress_bars(quiet) as progress:
+        found = [(other, paired(RunFolder(Path(first.dir)), RunFolder(Path(other.dir)), progress))
+                 for other in results[1:]]  # fmt: skip
+    if as_json:
+        body = [{"run_id": other.run_id, "differences": {name: score.model_dump() for name, score in scores.items()}}
+                for other, scores in found]  # fmt: skip
+        print_json({"schema": "unbench.paired/1", "run_id": first.run_id, "others": body})
+        return
+    rows = []
+    for other, scores in found:
+        for name, score in scores.items():
+            sure = score.low is not None and score.high is not None and not score.low <= 0 <= score.high
+            said = score.reason or ("" if score.low is None else "significant" if sure else "not significant")
+            rows.append((other.method.removeprefix("unbench:"), other.run_id, name, score_text(score), said))
+    title = f"{first.method.removeprefix('unbench:')} ({first.run_id}) less"
+    table(title, ("method", "run", "score", "difference", ""), rows)
