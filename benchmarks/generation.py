@@ -7,7 +7,8 @@ Both engines get the same token ids, of one model, in one run, without what is o
 start of vLLM is given beside). hf runs at its best batch size: every one of a list, and the size that it would choose
 itself, is tried on a part of the requests (one full batch at least, as far as there are so many), and all are printed.
 Tokens are those of the answers that come back, written or scored; a text that ends early ends early for both, and
-sampled texts differ, so their rate is what is compared.
+sampled texts differ, so their rate is what is compared. Seconds are those on the clock; on one thread of a CPU they are
+the processor's, which other work on the same cores does not stretch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import report
 import torch
 
@@ -87,11 +89,12 @@ def main() -> None:
     found: list[tuple[float, str, list[Any]]] = []
     with HFEngine.open(folder, device, dtype) as hf:
         for job in jobs:
-            best = search(hf, job, arguments.batches or BATCHES[torch.device(device).type])
+            best = search(hf, job, arguments.batches or BATCHES[torch.device(device).type], device)
             hf._batch_size = best
-            rate, answers = timed(hf, job, slice(None))
+            rate, answers = timed(hf, job, slice(None), device)
             found.append((rate, batch_words(best), answers))
     # Its memory must be free before vLLM takes its share.
+    del hf
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
     options = VLLMOptions(
@@ -104,10 +107,12 @@ def main() -> None:
         started = time.perf_counter() - start
         for job, (rate, batch, answers) in zip(jobs, found, strict=True):
             job.ask(vllm, slice(0, WARM))
-            fast, others = timed(vllm, job, slice(None))
+            fast, others = timed(vllm, job, slice(None), device)
             lines.append(Line(job.name, job.total, rate, batch, fast, difference(answers, others)))
     words = f"{report.machine(device)}; vLLM {version}; {arguments.model}, {str(dtype).removeprefix('torch.')}"
     words = f"{words}; {arguments.task}; {datetime.now(UTC):%Y-%m-%d}. vLLM started in {started:.0f} s."
+    if on_the_processor(device):
+        words += " Seconds of the table are the processor's."
     rows = report.table([HEAD, *(line.cells() for line in lines)])
     text = "\n".join([words, "", *rows, "", *map(search_words, jobs)])
     print(text)
@@ -156,17 +161,15 @@ def scoring(folder: Path, arguments: argparse.Namespace) -> Work:
     return Work("scoring", len(requests), ask, lambda scores: sum(len(one.logprob) for one in scores))
 
 
-def search(hf: HFEngine, job: Work, batches: Sequence[int]) -> int | None:
+def search(hf: HFEngine, job: Work, batches: Sequence[int], device: str) -> int | None:
     """hf's best batch size, None where leaving it to memory is best."""
     job.ask(hf, slice(0, WARM))
     rates: dict[int | None, float] = {}
     for size in (None, *batches):
         part = max(SEARCHED_AT_LEAST, math.ceil(job.total * SEARCHED), size or max(batches))
         hf._batch_size = size
-        rates[size], _ = timed(hf, job, slice(0, part))
+        rates[size], _ = timed(hf, job, slice(0, part), device)
         print(f"{job.name}: hf with batch {batch_words(size)}: {rates[size]:.1f} tokens/s", file=sys.stderr)
-        if part >= job.total and size is not None:
-            break  # larger ones would be asked the same
     job.searched = {batch_words(size): rate for size, rate in rates.items()}
     return max(rates, key=rates.__getitem__)
 
@@ -181,14 +184,27 @@ def search_words(job: Work) -> str:
     return f"hf's {job.name} by batch size, tokens/s: {found}.  "
 
 
-def timed(engine: Any, job: Work, part: slice) -> tuple[float, list[Any]]:
+def timed(engine: Any, job: Work, part: slice, device: str) -> tuple[float, list[Any]]:
     """Tokens a second, and the answers."""
-    start = time.perf_counter()
+    start = now(engine, device)
     answers = job.ask(engine, part)
-    seconds = time.perf_counter() - start
+    seconds = now(engine, device) - start
     tokens = sum(map(job.tokens, answers))
     print(f"{job.name}: {tokens} tokens in {seconds:.1f} s", file=sys.stderr)
     return tokens / seconds, answers
+
+
+def on_the_processor(device: str) -> bool:
+    """Whether the processor's own seconds say how fast an engine is."""
+    return device == "cpu" and torch.get_num_threads() == 1
+
+
+def now(engine: Any, device: str) -> float:
+    """Seconds: on the clock, or those that a processor has spent on this process and the engine's own."""
+    if not on_the_processor(device):
+        return time.perf_counter()
+    spent = [psutil.Process(pid).cpu_times() for pid in getattr(engine, "pids", [])]
+    return time.process_time() + sum(one.user + one.system for one in spent)
 
 
 def difference(mine: list[Any], others: list[Any]) -> str:

@@ -34,8 +34,10 @@ def unlearned(
         return {"a": value, "b": value / 2}
 
     reason = None if retain is None or retain >= 0.8 else "retain is low"
-    return UnlearnedEntry(name=name, method="m", seed=0, retain=retain, reason=reason, before=own(before),
-                          relearnt=own(relearnt), quantised={} if retain is None else own(quantised))  # fmt: skip
+    return UnlearnedEntry(
+        name=name, method=name[:2], seed=0, control=retain is None, retain=retain, reason=reason, before=own(before),
+        relearnt=own(relearnt), quantised={} if retain is None else own(quantised),
+    )  # fmt: skip
 
 
 RNG = np.random.default_rng(5)
@@ -45,6 +47,7 @@ POOLS = [*pool(KNOWS, "knows"), *pool(NOT, "does_not")]
 UNLEARNED = [
     unlearned("control", 0.1, 0.3, 0.0, None),
     *(unlearned(f"u{i}", 0.05 + 0.01 * i, 0.2 + 0.07 * i, 0.04 + 0.015 * i) for i in range(7)),
+    unlearned("u3 again", 0.09, 0.5, 0.1),
     unlearned("knows", 0.95, 0.99, 0.95),
     unlearned("broken", 0.01, 0.02, 0.01, 0.3),
 ]
@@ -52,22 +55,23 @@ UNLEARNED = [
 
 def test_who_counts_and_what_comes_out() -> None:
     found = judge.stand(measure("a"), POOLS, UNLEARNED, lowest=-0.05).judged
-    assert found.models == [
-        f"u{i}" for i in range(7)
-    ]  # neither the one that knows, nor the broken one, nor the control
+    # Neither the one that knows, nor the broken one, nor the control.
+    assert found.models == [*(f"u{i}" for i in range(4)), "u4", "u5", "u6", "u3 again"]
     assert found.retrained == pytest.approx(0.2)
-    r = [relearning((0.2 + 0.07 * i) - (0.05 + 0.01 * i), 0.2) for i in range(7)]
-    q = [quantisation(0.05 + 0.01 * i + 0.05, 0.04 + 0.015 * i + 0.05) for i in range(7)]
+    r = [relearning((0.2 + 0.07 * i) - (0.05 + 0.01 * i), 0.2) for i in range(7)] + [relearning(0.41, 0.2)]
+    q = [quantisation(0.05 + 0.01 * i + 0.05, 0.04 + 0.015 * i + 0.05) for i in range(7)] + [0.14 / 0.15]
     assert found.relearning.value == pytest.approx(np.mean(r))
     assert found.quantisation.value == pytest.approx(np.mean(q))
 
 
 def brute_overall(names: list[str], drop: tuple[str, int] | None, name: str) -> float:
-    """Overall with one model of one set left out, everything else as it was."""
+    """Overall with one model of a pool, or one method, left out, everything else as it was."""
     knows, does_not = KNOWS[name].copy(), NOT[name].copy()
     chosen = list(names)
-    if drop is not None:
-        {"knows": knows, "does_not": does_not, "unlearned": chosen}[drop[0]].pop(drop[1])
+    if drop is not None and drop[0] == "unlearned":
+        chosen = [own for own in names if own[:2] != f"u{drop[1]}"]
+    elif drop is not None:
+        {"knows": knows, "does_not": does_not}[drop[0]].pop(drop[1])
     won = np.mean([(x > y) + 0.5 * (x == y) for x in knows for y in does_not])
     own = {entry.name: entry for entry in UNLEARNED}
     change = [own[n].relearnt[name] - own[n].before[name] for n in chosen]
@@ -88,12 +92,12 @@ def jackknife(values: list[list[float]], centre: float) -> tuple[float, float]:
 
 def test_overall_and_the_difference_of_two_have_a_jackknife_over_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     standings = {name: judge.stand(measure(name), POOLS, UNLEARNED, lowest=0.0) for name in ("a", "b")}
-    names = standings["a"].names
-    assert standings["b"].names == names
+    names = standings["a"].judged.models
+    assert standings["b"].judged.models == names
     values = {
         name: [
             [brute_overall(names, (side, i), name) for i in range(count)]
-            for side, count in (("knows", 8), ("does_not", 9), ("unlearned", len(names)))
+            for side, count in (("knows", 8), ("does_not", 9), ("unlearned", 7))
         ]
         for name in ("a", "b")
     }

@@ -64,20 +64,23 @@ def test_overall_is_the_harmonic_mean_of_f_and_of_r_and_q() -> None:
     assert harmonic(np.array([1.0, 0.5]), 0.5) == pytest.approx([2 / 3, 0.5])
 
 
-def test_mean_over_models_has_students_interval() -> None:
-    values = np.array([0.2, 0.4, 0.5, 0.6, 0.7, 0.4])
-    found = mean_score(values, "none")
+def test_mean_over_models_has_students_interval_over_methods() -> None:
+    values, methods = np.array([0.2, 0.4, 0.5, 0.6, 0.7, 0.4]), list("abcdef")
+    found = mean_score(values, methods, "none")
     half = student.ppf(0.975, 5) * values.std(ddof=1) / np.sqrt(6)
-    assert (found.value, found.low, found.high) == pytest.approx(
-        (values.mean(), values.mean() - half, values.mean() + half)
-    )
-    assert without_each(values)[1] == pytest.approx(np.delete(values, 1).mean())
+    expected = (values.mean(), values.mean() - half, values.mean() + half)
+    assert (found.value, found.low, found.high) == pytest.approx(expected)
+    # A second seed of every method that gives the same is no new unit.
+    twice = mean_score(np.repeat(values, 2), [method for method in methods for _ in range(2)], "none")
+    assert (twice.value, twice.low, twice.high) == pytest.approx(expected)
+    assert twice.n == 12
+    assert without_each(values, ["a", "b", "a", "c", "c", "b"]) == pytest.approx([2.1 / 4, 2.0 / 4, 1.5 / 4])
 
 
-def test_few_models_have_no_interval_and_none_no_value() -> None:
-    few = mean_score(np.array([0.2, 0.4]), "none")
+def test_few_methods_have_no_interval_and_none_no_value() -> None:
+    few = mean_score(np.array([0.2, 0.4]), ["a", "b"], "none")
     assert few.value == pytest.approx(0.3)
-    assert few.low is None
-    assert few.reason == "interval: fewer than 6 models"
-    empty = mean_score(np.array([]), "nobody")
+    assert (few.low, few.reason) == (None, "interval: fewer than 6 methods")
+    assert mean_score(np.array([0.2, 0.4]), ["a", "a"], "none").reason == "interval: one method"
+    empty = mean_score(np.array([]), [], "nobody")
     assert (empty.value, empty.reason) == (None, "nobody")

@@ -19,10 +19,11 @@ import pytest
 from unbench.errors import RunFailed
 from unbench.metaeval import asked as asking
 from unbench.metaeval import keep, page, record, run, train
-from unbench.metaeval.asked import COLUMNS, LISTS, Questions
+from unbench.metaeval.asked import COLUMNS, LISTS, Answers, Questions
 from unbench.metaeval.pools import PoolModel
 from unbench.metaeval.record import MetaEval
 from unbench.metaeval.settings import Settings
+from unbench.sweep.record import SweepRun
 
 TINY = Settings(pool=5, facts=2, methods=())
 
@@ -54,6 +55,10 @@ def unasked(spec: PoolModel, target: Any, tokenizer: Any, asked: Questions) -> p
             "mean": [-4.0, -5.0], "variance": [2.0, 3.0],
         })  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def knowing() -> Answers:
+    return Answers(unasked(PoolModel("target", "knows", "target", "target"), None, None, run._questions(TINY.facts)))
 
 
 @pytest.fixture
@@ -105,6 +110,27 @@ def test_other_settings_make_only_what_they_need(tmp_path: Path, quick: list[str
     found = run.metaeval(tmp_path, TINY.model_copy(update={"pool": 6}))
     assert len(found.pools) == 12
     assert sorted(quick) == ["others-01", "paraphrased-02"]
+
+
+def test_a_method_that_failed_is_tried_again(tmp_path: Path, quick: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def failing(out: Path, settings: Settings, jobs: int, say: Any) -> list[SweepRun]:
+        asked.append(1)
+        return [
+            SweepRun(method="unbench:npo", task="bios/fact", model="nano", seeds=[0], state="failed", error="it broke")
+        ]
+
+    monkeypatch.setattr(run, "_unlearn", failing)
+    monkeypatch.setattr(run, "_states", lambda *args, **options: ({"before": keep.Kept(knowing(), None, 0.0)}, 0.0))
+    settings = TINY.model_copy(update={"methods": ("npo",)})
+    for time_ in (1, 2):
+        found = run.metaeval(tmp_path, settings)
+        assert [entry.reason for entry in found.unlearned if not entry.control] == ["it broke"]
+        assert len(asked) == time_
+    assert not found.is_final
+    monkeypatch.setattr(run, "_unlearn", lambda *args: [])
+    assert run.metaeval(tmp_path, settings).is_final
 
 
 def test_a_pool_that_learnt_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +244,7 @@ def test_the_command_killed_and_started_again_ends_with_the_same_json(tmp_path: 
     for one in files:
         del one["cpu_s"]
     assert files[0] == files[1]
-    attacked = [one for one in files[0]["unlearned"] if one["retain"] is not None]
+    attacked = [one for one in files[0]["unlearned"] if not one["control"]]
     assert [one["name"] for one in attacked] == ["gradient_ascent-0"]
     assert set(attacked[0]["before"]) == set(attacked[0]["quantised"]) == set(attacked[0]["relearnt"])
 

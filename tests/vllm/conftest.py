@@ -14,8 +14,10 @@ if installed() is None:
     collect_ignore_glob = ["test_*.py"]
 
 
-NOISE = {"whole": 0.05, "far": 0.3}
+NOISE = {"whole": 0.05, "far whole": 0.5}
 """Of each tensor's own spread."""
+SPREAD = {"adapter": 0.02, "far adapter": 0.2}
+"""Of an adapter's second factors."""
 
 
 def _silent(description: str, done: int, total: int) -> None: ...
@@ -30,8 +32,8 @@ def model_folder() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def changed(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str], Path]) -> Callable[..., Path]:
-    """Folder of an adapter (kind "adapter") or of a whole model (kind "whole") that answers otherwise than its base; the
-    kind "far" has lost part of what its base knows."""
+    """Folder of an adapter (kind "adapter") or of a whole model (kind "whole") that answers otherwise than its base;
+    "far" ones have lost part of what their base knows."""
     from peft import LoraConfig, get_peft_model
 
     from unbench.models.load import load_model, load_tokenizer
@@ -45,12 +47,12 @@ def changed(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[st
         base, folder = model_folder(name), tmp_path_factory.mktemp(f"{name}-{kind}")
         net = load_model(base, "cpu", torch.float32)
         with torch.no_grad():
-            if kind == "adapter":
+            if kind in SPREAD:
                 lora = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
                 net = get_peft_model(net, lora)
                 for label, parameter in net.named_parameters():
                     if "lora_B" in label:
-                        parameter.normal_(std=0.02)
+                        parameter.normal_(std=SPREAD[kind])
             else:
                 # Every tensor moves, the shared input and output layer too: one that is not reloaded shows.
                 for parameter in net.parameters():

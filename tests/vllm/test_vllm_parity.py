@@ -157,7 +157,8 @@ def test_stop_strings(reloaded: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("nano", "far"), ("nano", "adapter"), pytest.param("smollm2", "adapter", marks=pytest.mark.slow)]
+    ("name", "kind"),
+    [("nano", "far whole"), ("nano", "far adapter"), pytest.param("smollm2", "far adapter", marks=pytest.mark.slow)],
 )
 def test_scores_of_an_evaluation(
     name: str, kind: str, model_folder: Callable[[str], Path], changed: Callable[..., Path], tmp_path: Path
@@ -170,7 +171,7 @@ def test_scores_of_an_evaluation(
         return api.evaluate(load_unlearned(target, weights), target.tokenizer, TASKS[name], limit=limit, **options)
 
     plain = scored()
-    rank, targets = adapter_shape(weights) if kind == "adapter" else (0, ())
+    rank, targets = adapter_shape(weights) if kind == "far adapter" else (0, ())
     served = VLLMOptions(lora_rank=rank, lora_targets=targets)
     with VLLMEngine.open(base, tmp_path / "vllm.log", served) as engine:
         engine.load(Unlearned(weights))

@@ -54,7 +54,8 @@ def metaeval(obj: dict[str, Any], out: Path, pool: str | None, methods: str | No
         print_json(found.model_dump(mode="json", by_alias=True))
     else:
         print_metaeval(found)
-        click.echo(f"page: {out / 'index.html'}", err=True)
+        if (out / "index.html").is_file():
+            click.echo(f"page: {out / 'index.html'}", err=True)
 
 
 def _make(out: Path, settings: Settings, jobs: int, quiet: bool) -> MetaEval:
@@ -104,10 +105,10 @@ def print_metaeval(found: MetaEval) -> None:
     counts = [sum(one.side == side and one.reason is None for one in found.pools) for side in ("knows", "does_not")]
     title = f"Metrics on {found.task}, {found.model}: {counts[0]} models that know, {counts[1]} that do not"
     table = Table(title=title, title_justify="left")
-    for name in ("metric", "F", "gate", "R", "Q", "overall", "overall, symmetric", "models"):
-        table.add_column(name, overflow="fold")
+    for name in ("metric", "F", "gate", "R", "Q", "overall", "symmetric", "models"):
+        table.add_column(name, no_wrap=name == "metric")
     for one in found.measures:
-        cells = (one.name, score_text(one.faithfulness), "passes" if one.passes else "FAILS",
+        cells = (one.name, score_text(one.faithfulness), "yes" if one.passes else "NO",
                  score_text(one.relearning), score_text(one.quantisation), score_text(one.overall),
                  score_text(one.overall_symmetric), len(one.models))  # fmt: skip
         table.add_row(*(plain(cell) for cell in cells))

@@ -12,7 +12,7 @@ import numpy as np
 from unbench.metaeval import faithfulness, robustness
 from unbench.metaeval.measures import PUBLISHED, Measure
 from unbench.metaeval.record import Gate, Judged, Ordering, PoolEntry, UnlearnedEntry, Verdict
-from unbench.metaeval.robustness import Attacked, Robust
+from unbench.metaeval.robustness import Attacked, Robust, without_each
 from unbench.metrics.statistics import Floats
 from unbench.results.schema import Score
 
@@ -30,8 +30,8 @@ class Standing:
     """F; NaN where it can't be had."""
     left_out: list[Floats]
     """F without each model of P, of N."""
-    names: list[str]
-    """Unlearned models of R and Q."""
+    methods: list[str]
+    """Of every unlearned model of R and Q."""
     robust: Robust | None
 
 
@@ -47,7 +47,8 @@ def stand(measure: Measure, pools: Sequence[PoolEntry], unlearned: Sequence[Unle
     knows, does_not = (np.array(values[side], dtype=np.float64) for side in ("knows", "does_not"))
     found = faithfulness.area(knows, does_not)
     cut = faithfulness.threshold(knows, does_not)
-    names, robust, retrained = _robust(name, unlearned, cut.at, lowest)
+    own_models, robust, retrained = _robust(name, unlearned, cut.at, lowest)
+    methods = [entry.method for entry in own_models]
     left_out = faithfulness.left_out(knows, does_not)
     shown = _judged(
         measure,
@@ -56,18 +57,18 @@ def stand(measure: Measure, pools: Sequence[PoolEntry], unlearned: Sequence[Unle
         accuracy=cut.accuracy,
         passes=found.low >= faithfulness.FLOOR,
         retrained=retrained,
-        models=names,
+        models=[entry.name for entry in own_models],
     )
-    standing = Standing(shown, found.value, left_out, names, robust)
+    standing = Standing(shown, found.value, left_out, methods, robust)
     if robust is not None:
         for field, own in (("relearning", robust.relearning), ("quantisation", robust.quantisation),
                            ("relearning_symmetric", robust.relearning_symmetric),
                            ("quantisation_symmetric", robust.quantisation_symmetric)):  # fmt: skip
-            setattr(shown, field, robustness.mean_score(own, NO_MODEL))
-        if names:
+            setattr(shown, field, robustness.mean_score(own, methods, NO_MODEL))
+        if methods:
             for field, symmetric in (("overall", False), ("overall_symmetric", True)):
-                value, strata = _overall(standing, symmetric, names)
-                setattr(shown, field, robustness.scored(value, strata, len(names)))
+                value, strata = _overall(standing, symmetric, methods)
+                setattr(shown, field, robustness.scored(value, strata, len(methods)))
     return standing
 
 
@@ -82,24 +83,25 @@ def _judged(measure: Measure, found: Score, **more: object) -> Judged:
 
 def _robust(
     name: str, unlearned: Sequence[UnlearnedEntry], cut: float, lowest: float
-) -> tuple[list[str], Robust | None, float | None]:
+) -> tuple[list[UnlearnedEntry], Robust | None, float | None]:
     """The models that count, their R and Q, and the control's mean change; None without a control."""
-    controls = [entry for entry in unlearned if entry.retain is None and entry.reason is None]
+    controls = [entry for entry in unlearned if entry.control]
     changes = [_change(entry, name) for entry in controls]
     known = [change for change in changes if change is not None]
     if not known:
         return [], None, None
     retrained = float(np.mean(known))
-    names, models = [], []
+    chosen: list[UnlearnedEntry] = []
+    models: list[Attacked] = []
     for entry in unlearned:
         before, relearnt, quantised = (own.get(name) for own in (entry.before, entry.relearnt, entry.quantised))
-        if entry.retain is None or entry.reason is not None or before is None or before > cut:
+        if entry.control or entry.reason is not None or before is None or before > cut:
             continue
         if relearnt is None or quantised is None:
             continue
-        names.append(entry.name)
+        chosen.append(entry)
         models.append(Attacked(before - lowest, relearnt - lowest, quantised - lowest))
-    return names, robustness.robust(models, retrained), retrained
+    return chosen, robustness.robust(models, retrained), retrained
 
 
 def _change(entry: UnlearnedEntry, name: str) -> float | None:
@@ -108,8 +110,8 @@ def _change(entry: UnlearnedEntry, name: str) -> float | None:
 
 
 def _overall(own: Standing, symmetric: bool, everyone: Sequence[str]) -> tuple[float, list[Floats]]:
-    """Overall, and without each model of P, of N and of the unlearned ones named by ``everyone``, some of which may
-    not be among the metric's own."""
+    """Overall, and without each model of P, each of N and each of the methods named by ``everyone``, some of which may
+    have none of the metric's own models."""
     assert own.robust is not None
     r, q = (
         (own.robust.relearning_symmetric, own.robust.quantisation_symmetric)
@@ -119,13 +121,12 @@ def _overall(own: Standing, symmetric: bool, everyone: Sequence[str]) -> tuple[f
     r_mean, q_mean = float(r.mean()), float(q.mean())
     value = float(robustness.overall(own.value, r_mean, q_mean))
     strata = [robustness.overall(stratum, r_mean, q_mean) for stratum in own.left_out]
-    if len(r) > 1:
-        at = {name: i for i, name in enumerate(own.names)}
-        r_left, q_left = robustness.without_each(r), robustness.without_each(q)
-        parts = [(r_left[at[name]], q_left[at[name]]) if name in at else (r_mean, q_mean) for name in everyone]
-        strata.append(robustness.overall(own.value, *(np.array(part) for part in zip(*parts, strict=True))))
-    else:
-        strata.append(np.array([value]))
+    own_methods = list(dict.fromkeys(own.methods))
+    left = zip(own_methods, without_each(r, own.methods), without_each(q, own.methods), strict=True)
+    parts = {method: (r_left, q_left) for method, r_left, q_left in left}
+    pairs = np.array([parts.get(method, (r_mean, q_mean)) for method in dict.fromkeys(everyone)])
+    alone = np.isnan(pairs).any(axis=1)
+    strata.append(np.where(alone, np.nan, robustness.overall(own.value, *np.nan_to_num(pairs).T)))
     return value, strata
 
 
@@ -159,12 +160,13 @@ def verdict(difference: Score) -> Verdict:
 
 
 def _difference(one: Standing, other: Standing, symmetric: bool) -> Score:
-    if not one.names or not other.names:
+    if not one.methods or not other.methods:
         return Score(value=None, reason=NO_MODEL)
-    everyone = list(dict.fromkeys([*one.names, *other.names]))
+    everyone = [*one.methods, *other.methods]
     (a, a_strata), (b, b_strata) = (_overall(own, symmetric, everyone) for own in (one, other))
-    strata = [x - y for x, y in zip(a_strata, b_strata, strict=True)] if len(a_strata[-1]) == len(b_strata[-1]) else []
-    return robustness.scored(a - b, strata, len(everyone), (-1.0, 1.0))
+    strata = [x - y for x, y in zip(a_strata, b_strata, strict=True)]
+    models = {*one.judged.models, *other.judged.models}
+    return robustness.scored(a - b, strata, len(models), (-1.0, 1.0))
 
 
 def _faithful_difference(one: Standing, other: Standing) -> Score:

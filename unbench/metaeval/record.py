@@ -13,6 +13,8 @@ from unbench.metaeval.settings import Settings
 from unbench.results.schema import Score
 
 FILE = "metaeval.json"
+UNCHANGED = "the method changes no weights"
+"""Reason of an unlearned model that can't be attacked."""
 Verdict = Literal["holds", "fails", "not told apart", "no value"]
 
 
@@ -56,8 +58,10 @@ class UnlearnedEntry(_Model):
     """The run that made it."""
     seed: int
     """Seed of the method; of relearning too."""
-    retain: float | None
-    """Its retain; null for the control."""
+    control: bool = False
+    """Whether it is the retrained control."""
+    retain: float | None = None
+    """Its retain; null for the control and where the run failed."""
     reason: str | None = None
     """Why robustness does not count it."""
     before: dict[str, float | None] = Field(default_factory=dict)
@@ -156,10 +160,10 @@ class MetaEval(_Model):
     settings: Settings
     """What it was made with."""
     interval: str = "F: Newcombe's score interval over models, widened where DeLong's variance is larger; others: \
-jackknife-t over models, where an F of 1 adds no width"
+jackknife-t over pool models and methods, where an F of 1 adds no width"
     """How the intervals were made."""
     measures: list[Judged]
-    """Every metric, by Overall."""
+    """Every metric: those with robustness of enough models for an interval first, by Overall."""
     orderings: list[Ordering]
     """Orderings published for TOFU."""
     gate: Gate
@@ -170,6 +174,11 @@ jackknife-t over models, where an F of 1 adds no width"
     """The unlearned models and the retrained control."""
     cpu_s: float
     """Seconds of CPU that making and asking took, over all processes."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether every method was carried out: a failed one is tried again."""
+        return all(entry.before or entry.reason == UNCHANGED for entry in self.unlearned)
 
 
 def write(record: MetaEval, out: Path) -> Path:

@@ -16,16 +16,17 @@ symmetric R = 1 - |Δu - Δr| / (|Δu| + |Δr|)  arXiv:2605.24614: a change in e
 
 Where nothing changed R is 1. Where the metric does not rise on the unlearned model (Δu ≤ 0) nothing came back, so R is
 1; where it rises there alone (Δr ≤ 0 < Δu) R is 0. Both are in [0, 1]. A metric's R and Q are means over its models,
-and Overall = HM(F, HM(R, Q)).
+and Overall = HM(F, HM(R, Q)). The control is one model: what chance there is in it is not in the intervals.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from unbench.metrics.statistics import Floats, jackknife_t
+from unbench.metrics.statistics import MIN_CLUSTERS, Floats, jackknife_t
 from unbench.results.schema import Score
 
 
@@ -90,21 +91,24 @@ def overall(faithful: Floats | float, relearnt: Floats | float, quantised: Float
     return harmonic(faithful, harmonic(relearnt, quantised))
 
 
-def without_each(values: Floats) -> Floats:
-    """The mean without each of n ≥ 2 values, (n,)."""
-    return np.asarray((values.sum() - values) / (len(values) - 1))
+def without_each(values: Floats, groups: Sequence[str]) -> Floats:
+    """The mean without each group of values, in the order of first appearance; NaN where nothing is left. The group is
+    the method: its seeds give models that are next to alike, so they are no units of their own."""
+    names = np.asarray(groups, dtype=object)
+    left = [values[names != group] for group in dict.fromkeys(groups)]
+    return np.array([own.mean() if len(own) else np.nan for own in left])
 
 
-def mean_score(values: Floats, none: str) -> Score:
-    """Mean over models with its jackknife-t interval; null with the reason ``none`` where there is no model."""
+def mean_score(values: Floats, groups: Sequence[str], none: str) -> Score:
+    """Mean over models with its jackknife-t interval over methods; null with the reason ``none`` without a model."""
     if not len(values):
         return Score(value=None, reason=none)
-    strata = [without_each(values)] if len(values) > 1 else []
-    return scored(float(values.mean()), strata, len(values))
+    return scored(float(values.mean()), [without_each(values, groups)], len(values))
 
 
 def scored(value: float, strata: list[Floats], n: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Score:
-    """A score from its jackknife over models, one stratum a set of models."""
+    """A score of n models from its jackknife, one stratum a set of units: models of a pool, methods."""
     interval = jackknife_t(value, strata, bounds=bounds)
-    reason = None if interval.reason is None else f"interval: {interval.reason.replace('subject', 'model')}"
+    words = {"one subject": "one method", f"fewer than {MIN_CLUSTERS} subjects": f"fewer than {MIN_CLUSTERS} methods"}
+    reason = None if interval.reason is None else f"interval: {words.get(interval.reason, interval.reason)}"
     return Score(value=value, low=interval.low, high=interval.high, n=n, reason=reason)

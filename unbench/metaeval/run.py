@@ -47,7 +47,7 @@ def metaeval(out: Path, settings: Settings, *, jobs: int = 1, progress: Progress
     """
     say = progress or (lambda description, done, total: None)
     before = record.read(out)
-    if before is not None and before.settings == settings and before.version == __version__:
+    if before is not None and before.is_final and before.settings == settings and before.version == __version__:
         with writing_to(out):
             page.write(before, out)
         return before
@@ -73,7 +73,7 @@ def _carry_out(out: Path, settings: Settings, task: Task, jobs: int, say: Progre
     standings = {name: stand(own, entries, unlearned, lowest[name]) for name, own in MEASURES.items()}
     judged = sorted(
         (own.judged for own in standings.values()),
-        key=lambda one: (-(one.overall.value or 0.0), -(one.faithfulness.value or 0.0)),
+        key=lambda one: (one.overall.low is None, -(one.overall.value or 0.0), -(one.faithfulness.value or 0.0)),
     )
     spent = sum(own.cpu_s for own in pool.values()) + cpu
     spent += sum(run.compute.unlearn_s + run.compute.respond_s for run in runs if run.compute is not None)
@@ -252,7 +252,7 @@ def _attack(
         say(f"attack: retrain, seed {seed}", len(entries), total)
         states, cpu = _states(out, settings, task, f"retrain-{seed}", control, own_hash, seed, quantised=False)
         spent += cpu
-        entry = UnlearnedEntry(name=f"retrain-{seed}", method="unbench:retrain", seed=seed, retain=None)
+        entry = UnlearnedEntry(name=f"retrain-{seed}", method="unbench:retrain", seed=seed, control=True)
         entries.append(entry.model_copy(update=_all_values(states, anchors)))
     for run in runs:
         for seed in run.seeds:
@@ -270,16 +270,16 @@ def _unlearned(
     from unbench.results.store import RunFolder
 
     retain = next((own.retain for own in run.per_seed if own.seed == seed), None)
-    entry = UnlearnedEntry(name=name, method=run.method, run_id=run.run_id, seed=seed, retain=retain or 0.0)
+    entry = UnlearnedEntry(name=name, method=run.method, run_id=run.run_id, seed=seed, retain=retain)
     if run.state != "done" or run.folder is None:
         return entry.model_copy(update={"reason": run.error or "the run failed"}), 0.0
     place = RunFolder(out / "runs" / run.folder).seed(seed)
     done = place.unlearn_record() or {}
     if done.get("weights") is None:
-        return entry.model_copy(update={"reason": "the method changes no weights"}), 0.0
+        return entry.model_copy(update={"reason": record.UNCHANGED}), 0.0
     weights = (place.path / done["weights"]).resolve()
     states, cpu = _states(out, settings, task, name, weights, str(done.get("weights_hash")), seed)
-    low = None if entry.retain is None or entry.retain >= RETAIN else f"retain {entry.retain:.2f} is under {RETAIN}"
+    low = None if retain is not None and retain >= RETAIN else f"retain {retain or 0.0:.2f} is under {RETAIN}"
     return entry.model_copy(update={"reason": low, **_all_values(states, anchors)}), cpu
 
 

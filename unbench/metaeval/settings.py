@@ -36,8 +36,10 @@ class Settings(BaseModel):
     """Methods that make the unlearned models, with their own settings for nano; empty: no robustness."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the methods."""
-    relearn_steps: int = 12
-    """Steps of relearning: TOFU's epoch of 400 rows in batches of 32 (arXiv:2506.12618) has as many."""
+    relearn_steps: int = 6
+    """Steps of relearning: whole epochs until the retrained control, looked at alone, is at κ 0.5 of the direct
+    questions (the mark of the attack relearn_forget). After 12, as many as TOFU's epoch has (arXiv:2506.12618), it
+    knows nearly all, and a change that has reached its end tells no fast learner from a slow one."""
     relearn_lr: float = 3e-4
     """Its learning rate, as in the attack relearn_forget."""
     relearn_batch: int = 15
