@@ -1,5 +1,5 @@
-"""Write the tables of ``results/`` into ``results/README.md`` and the first of them into the project's README, between
-its ``results`` marks: no number is copied by hand.
+"""Write the tables of ``results/`` into ``results/README.md`` (the meta-evaluation's into its own), and the first of
+them into the project's README, between its ``results`` marks: no number is copied by hand.
 
     python benchmarks/results_table.py            # --check: exit 1 where a table is not what the results say
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from unbench.leaderboard.reader import parse_result
+from unbench.metaeval.record import MetaEval
 from unbench.results.schema import AttackResult, Result, Score
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +108,45 @@ def results_page(root: Path = ROOT) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def metaeval_page(root: Path = ROOT) -> str:
+    """``results/metaeval/README.md``: which metrics to believe, from ``metaeval.json``."""
+    found = MetaEval.model_validate_json((root / "results" / "metaeval" / "metaeval.json").read_text(encoding="utf-8"))
+    sides = [[one for one in found.pools if one.side == side and one.reason is None] for side in ("knows", "does_not")]
+    head = ("metric", "F", "gate", "R", "Q", "overall", "overall, symmetric", "models")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for one in found.measures:
+        scores = (one.relearning, one.quantisation, one.overall, one.overall_symmetric)
+        title = one.title.replace("|", "\\|")
+        cells = [title, cell(one.faithfulness), "passes" if one.passes else "**fails**", *map(cell, scores),
+                 str(len(one.models))]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    verdicts = {verdict: [f"{o.higher} > {o.lower}" for o in found.orderings if o.verdict == verdict]
+                for verdict in dict.fromkeys(o.verdict for o in found.orderings)}  # fmt: skip
+    told = "\n".join(f"- {verdict}: {len(pairs)}{f' ({'; '.join(pairs)})' if verdict in ('holds', 'fails') else ''}"
+                     for verdict, pairs in sorted(verdicts.items()))  # fmt: skip
+    gate = ", ".join(f"{score} {'passes' if passed else 'FAILS'}" for score, passed in found.gate.scores.items())
+    intro = (
+        "Written by `benchmarks/results_table.py` from `metaeval.json`, which `unbench metaeval` made (it draws a page, "
+        f"too) on {found.task} with {found.model}. F: does the metric tell {len(sides[0])} models that know the "
+        f"forgotten facts from {len(sides[1])} that do not (ROC AUC). R, Q: of the unlearned models that keep retain "
+        "and that the metric calls forgotten, does it stay true under relearning and 4-bit rounding (forms of "
+        "arXiv:2506.12618, *symmetric* arXiv:2605.24614). 95 % intervals. Controlled: none of it generalises from nano."
+    )
+    gated = (
+        f"**The gate** (the interval of F begins at {found.gate.floor:g} or above): {gate}. These models either hold "
+        "all the facts or next to none, so where F is 1.00 for every metric it tells no two of them apart."
+    )
+    parts = [
+        "# Which metrics to believe",
+        textwrap.fill(intro, 119),
+        "\n".join(lines),
+        textwrap.fill(gated, 119),
+        "**Orderings published for TOFU** on these pools (difference of overall with its interval):",
+        told,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def readme(root: Path = ROOT) -> str:
     """The project's README with the table of ``bios/fact`` between its marks."""
     text = (root / "README.md").read_text(encoding="utf-8")
@@ -123,7 +164,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a table is out of date")
     check = parser.parse_args().check
     stale = []
-    for file, text in ((ROOT / "results" / "README.md", results_page()), (ROOT / "README.md", readme())):
+    pages = {"results/README.md": results_page(), "results/metaeval/README.md": metaeval_page(), "README.md": readme()}
+    for file, text in ((ROOT / name, text) for name, text in pages.items()):
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             stale.append(file.relative_to(ROOT))
             if not check:
