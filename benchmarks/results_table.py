@@ -120,14 +120,15 @@ def metaeval_page(root: Path = ROOT) -> str:
         cells = [title, cell(one.faithfulness), "passes" if one.passes else "**fails**", *map(cell, scores),
                  str(len(one.models))]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    verdicts = {verdict: [f"{o.higher} > {o.lower}" for o in found.orderings if o.verdict == verdict]
-                for verdict in dict.fromkeys(o.verdict for o in found.orderings)}  # fmt: skip
-    told = "\n".join(f"- {verdict}: {len(pairs)}{f' ({'; '.join(pairs)})' if verdict in ('holds', 'fails') else ''}"
-                     for verdict, pairs in sorted(verdicts.items()))  # fmt: skip
+    told = []
+    for verdict in sorted({one.verdict for one in found.orderings}):
+        pairs = [f"{one.higher} > {one.lower}" for one in found.orderings if one.verdict == verdict]
+        named = f" ({', '.join(pairs)})" if verdict in ("holds", "fails") else ""
+        told.append(f"- {verdict}: {len(pairs)}{named}")
     gate = ", ".join(f"{score} {'passes' if passed else 'FAILS'}" for score, passed in found.gate.scores.items())
     intro = (
-        "Written by `benchmarks/results_table.py` from `metaeval.json`, which `unbench metaeval` made (it draws a page, "
-        f"too) on {found.task} with {found.model}. F: does the metric tell {len(sides[0])} models that know the "
+        "Written by `benchmarks/results_table.py` from `metaeval.json`, which `unbench metaeval` made (it draws a "
+        f"page, too) on {found.task} with {found.model}. F: does the metric tell {len(sides[0])} models that know the "
         f"forgotten facts from {len(sides[1])} that do not (ROC AUC). R, Q: of the unlearned models that keep retain "
         "and that the metric calls forgotten, does it stay true under relearning and 4-bit rounding (forms of "
         "arXiv:2506.12618, *symmetric* arXiv:2605.24614). 95 % intervals. Controlled: none of it generalises from nano."
@@ -142,7 +143,7 @@ def metaeval_page(root: Path = ROOT) -> str:
         "\n".join(lines),
         textwrap.fill(gated, 119),
         "**Orderings published for TOFU** on these pools (difference of overall with its interval):",
-        told,
+        "\n".join(told),
     ]
     return "\n\n".join(parts) + "\n"
 
