@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
+RANGE = (-0.15, 1.05)
+"""Of what is given away: one scale for all panels, so that small things look small."""
 NAMED = 4
 """Most series of an attack that are told apart by a line each; more are shown by their ends."""
 
@@ -34,7 +36,8 @@ def _figure(result: Result) -> Figure:
         ax = figure.add_subplot(rows, min(COLUMNS, len(drawn)), place + 1)
         _panel(ax, attack)
     figure.suptitle(f"{result.method.removeprefix('unbench:')} on {result.task}, model {result.model}: what attacks "
-                    "get back", fontsize=10, color=INK, parse_math=False)  # fmt: skip
+                    "get back (a cross, a dashed line: a model that never knew)", fontsize=9, color=INK,
+                    parse_math=False)  # fmt: skip
     return figure
 
 
@@ -55,6 +58,8 @@ def _panel(ax: Axes, attack: AttackResult) -> None:
         if max(p.strength for p in attack.points) / max(1e-9, min(p.strength for p in attack.points)) > 30:
             ax.set_xscale("log")
         ax.set_xlabel("strength", fontsize=7)
+        ax.set_ylabel("given away", fontsize=7)
+        ax.set_ylim(min(RANGE[0], ax.get_ylim()[0]), RANGE[1])
     else:
         names = [f"{p.series} {p.strength:g}" if len(series[p.series]) > 1 else p.series or f"{p.strength:g}"
                  for p in attack.points]  # fmt: skip
@@ -65,6 +70,8 @@ def _panel(ax: Axes, attack: AttackResult) -> None:
         ax.plot([x for x, _ in beside], [y for _, y in beside], "x", color=SOFT, markersize=4)
         ax.set_yticks(list(places), names, fontsize=6, parse_math=False)
         ax.invert_yaxis()
+        ax.set_xlabel("given away", fontsize=7)
+        ax.set_xlim(min(RANGE[0], ax.get_xlim()[0]), RANGE[1])
     ax.tick_params(labelsize=6)
     ax.grid(True, color="#e4e2dc", linewidth=0.8)
     ax.set_axisbelow(True)
