@@ -80,10 +80,10 @@ def test_every_place_is_filled_in(package: bool, tmp_path: Path) -> None:
     for file, text in texts.items():
         if file.endswith(".py"):
             compile(text, file, "exec")
-    found = describe_source(written.method, "two_words")
+    found = describe_source(written.file, "two_words")
     assert found.card is not None
     assert (found.card.title, found.needs, found.error) == ("TwoWords", ("retain",), None)
-    assert f"api = {API_VERSION}" in written.method.read_text()
+    assert f"api = {API_VERSION}" in written.file.read_text()
     if package:
         project = tomllib.loads(texts["pyproject.toml"])
         assert project["project"]["name"] == "unbench-two-words"
@@ -93,11 +93,11 @@ def test_every_place_is_filled_in(package: bool, tmp_path: Path) -> None:
                               "unbench_two_words/method.py"}  # fmt: skip
     else:
         assert set(texts) == {"README.md", "two_words.py", "test_two_words.py"}
-        assert make_plan(plugins=[written.method]).method == "file:two_words"
-        space = methods([written.method]).load("two_words").space
+        assert make_plan(plugins=[written.file]).method == "file:two_words"
+        space = methods([written.file]).load("two_words").space
         for name, choices in space.items():
             for choice in choices:
-                make_plan(plugins=[written.method], settings={name: choice})
+                make_plan(plugins=[written.file], settings={name: choice})
 
 
 def test_its_own_test_passes_and_the_check_is_green(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def _texts(name: str, package: bool) -> dict[str, str]:
 def _refuse_name(name: str, registry: Registry[Any]) -> None:
     """One sentence for each way in which a name can't be a module's, a class's and a plugin's at once."""
     what = registry.what
+    article = "an" if what == "attack" else "a"
     command = f"unbench new-{what}"
     example = f"For example: {command} my_{what}."
     if "/" in name or "\\" in name or name in (".", ".."):
@@ -121,14 +122,15 @@ def _refuse_name(name: str, registry: Registry[Any]) -> None:
     if not NAME.fullmatch(name):
         better = re.sub(r"\W+", "_", name.lower()).strip("_")[:40]
         hint = f"For example: {command} {better}." if NAME.fullmatch(better) else example
-        raise UsageError(f"{name!r} can't name a plugin: it takes 2 to 40 small letters, digits and underscores.", hint)
+        raise UsageError(
+            f"{name!r} can't name {article} {what}: it takes 2 to 40 small letters, digits and underscores.", hint
+        )
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):
         raise UsageError(f"{name!r} is a word of the Python language.", example)
     if name in sys.stdlib_module_names or name in ("unbench", "torch", "numpy", "pytest", "conftest"):
         raise UsageError(f"{name!r} is the name of a module that Python has already.", example)
     for plugin in registry.plugins:
         if plugin.name == name:
-            article = "an" if what == "attack" else "a"
             raise UsageError(
                 f"There is {article} {what} called {name!r} already ({plugin.qualified}).", "Take another name."
             )
