@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Tests must not read what an earlier version of the code left in the user's cache. A session may share one by
     # UNBENCH_TEST_CACHE, which spares the download of SmolLM2.
     os.environ["UNBENCH_CACHE"] = os.environ.get("UNBENCH_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """The command line sets the root logger up; what one test says by it must not silence the next."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

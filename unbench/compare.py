@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unbench.errors import UsageError
 from unbench.figures import INK, METHOD, SOFT, check_format, save
-from unbench.leaderboard.boards import OWN_CONTROLS, SCORES, reason_of, run_labels
+from unbench.leaderboard.boards import OWN_CONTROLS, SCORES, reason_of, run_labels, score_of
 from unbench.leaderboard.plot import Box, place_labels, printable, shorten
 from unbench.results.schema import Result, Score
 
@@ -54,7 +54,7 @@ def _record(result: Result) -> dict[str, object]:
         "seeds": len(result.seeds),
     }
     for name in SCORES:
-        score: Score = getattr(result.scores, name)
+        score = score_of(result, name)
         for key, value in ((name, score.value), (f"{name}_low", score.low), (f"{name}_high", score.high)):
             record[key] = float("nan") if value is None else value
     compute = result.compute
