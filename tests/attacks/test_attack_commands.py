@@ -102,6 +102,7 @@ def test_a_run_that_was_not_attacked(tmp_path: Path) -> None:
     assert "is gone" in str(gone.exception)
 
 
+@pytest.mark.slow
 def test_a_sweep_attacks_what_was_not_attacked_yet(tmp_path: Path) -> None:
     words = ("sweep", "--methods", "none,retrain", "--limit", "3", "--device", "cpu", "--out", str(tmp_path), "--json")
     first = json.loads(call(*words).stdout)

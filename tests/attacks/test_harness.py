@@ -105,6 +105,7 @@ def test_worst_is_kept_in_the_result_and_earlier_attacks_stay(run_of: Any) -> No
     assert stored.run_id == before.run_id
 
 
+@pytest.mark.slow
 def test_run_with_attacks_equals_attacking_afterwards(finished: dict[str, Path], run_of: Any, tmp_path: Path) -> None:
     asked = api.run("retrain", out=tmp_path / "out", limit=8, device="cpu", attacks=["quantize"])
     after = spine.attack(run_of("retrain"), ["quantize"])

@@ -39,6 +39,7 @@ def test_losses_tell_what_they_teach(method: Any, make_context: Make) -> None:
     assert not {text for texts in taught.values() for text in texts} & set(context.forget["answer"])
 
 
+@pytest.mark.slow
 def test_unstar_tells_its_wrong_answers(tmp_path: Path) -> None:
     """On nano: those of its records, by fact; some of them are then what the model says."""
     from unbench import api
