@@ -18,7 +18,7 @@ Importing this module, or an attack's module, must not import torch: import it i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -176,6 +176,17 @@ class AttackContext:
         from unbench.attacks.ask import examples
 
         return examples(self, probe, number, alike)
+
+    def after_examples(
+        self, probes: Sequence[Probe], numbers: Sequence[int], alike: Sequence[Literal["subject", "relation"]] = ()
+    ) -> Iterator[tuple[int, list[Probe]]]:
+        """For each of ``numbers``: the probes after so many ``examples`` as turns of the chat. Where there are fewer
+        rows several numbers become one; nothing where the task has no retain rows."""
+        shown = [self.examples(probe, max(numbers, default=0), alike) for probe in probes]
+        for number in dict.fromkeys(min(n, max(map(len, shown), default=0)) for n in numbers):
+            if number:
+                yield number, [self.reworded(probe, before=self.turns(rows[:number]))
+                               for probe, rows in zip(probes, shown, strict=True)]  # fmt: skip
 
     @staticmethod
     def turns(rows: Sequence[Row]) -> tuple[Message, ...]:

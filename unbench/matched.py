@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unbench import __version__, responses
 from unbench.errors import UnbenchError, UsageError
-from unbench.method import Progress
+from unbench.method import Progress, Unlearned
 from unbench.models.cache import folder_hash
 from unbench.results.schema import Measured, Score
 from unbench.results.store import RunFolder, SeedFolder, read_record, read_result, write_json
@@ -72,7 +72,7 @@ def matched(folder: RunFolder, kept: float = KEPT, progress: Progress | None = N
     prepared = spine.prepare_step(plan, task, spine.find_models(plan, task, progress), progress)
     common: dict[str, Any] = {"run_id": result.run_id, "method": result.method, "task": result.task,
                               "model": result.model, "kept": kept}  # fmt: skip
-    weights = [_weights(place) for place in places]
+    weights = [(place.unlearned_model() or Unlearned(None)).weights for place in places]
     if any(one is None for one in weights):
         why = "the method changes no weights: there is nothing to mix"
         return Matched(**common, retain=Score(value=None, reason=why), forget=Score(value=None, reason=why), reason=why)
@@ -169,11 +169,6 @@ def bisect(at: Callable[[float], Any], keeps: Callable[[Any], bool], halvings: i
         else:
             high = middle
     return low, best if best is not None else at(0.0)
-
-
-def _weights(place: SeedFolder) -> Path | None:
-    done = place.unlearn_record() or {}
-    return None if done.get("weights") is None else (place.path / done["weights"]).resolve()
 
 
 def _measure(task: Task, prepared: Prepared, tables: dict[int, pd.DataFrame]) -> Measured:

@@ -165,8 +165,9 @@ def unlearn_step(
             "work": returned.work,
         }
         place.finish_unlearn(done)
-    weights = done["weights"]
-    return Unlearned(None if weights is None else (place.path / weights).resolve(), done["system_prompt"])
+    handed_back = place.unlearned_model()
+    assert handed_back is not None
+    return handed_back
 
 
 def respond_step(

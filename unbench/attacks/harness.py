@@ -28,7 +28,7 @@ from unbench.attacks.measure import Base, Point, points
 from unbench.attacks.unrelated import unrelated_rows
 from unbench.engines.room import one_device
 from unbench.errors import EnvironmentProblem
-from unbench.method import Progress
+from unbench.method import Progress, Unlearned
 from unbench.models.cache import cache_root, folder_hash
 from unbench.results.schema import AttackPoint, AttackResult, Score
 from unbench.results.store import SeedFolder, read_record, write_json, write_refused, write_text
@@ -134,8 +134,8 @@ class Harness:
         from unbench.models.load import load_unlearned
 
         done = place.unlearn_record() or {}
-        weights = None if done.get("weights") is None else (place.path / done["weights"]).resolve()
-        prompt = done.get("system_prompt")
+        unlearned = place.unlearned_model() or Unlearned(None)
+        weights, prompt = unlearned.weights, unlearned.system_prompt
         if weights is None and prompt is not None and chosen.attack.card.kind in ("weights", "internal"):
             raise NotPossible(NO_WEIGHTS)
         target = self._prepared.target

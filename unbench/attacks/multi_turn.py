@@ -54,14 +54,8 @@ class MultiTurn(Attack):
             written = context.generate([probe.messages for probe in asked])
             asked = [doubted(probe, answer) for probe, answer in zip(asked, written, strict=True)]
             context.ask(turn, series="are you sure", probes=asked)
-        shown = [context.examples(p, max(self.config.dialogue, default=0), ("subject", "relation")) for p in probes]
-        for number in dict.fromkeys(min(n, max(map(len, shown), default=0)) for n in self.config.dialogue):
-            if number:  # none where the task has no retain rows
-                asked = [
-                    context.reworded(probe, before=context.turns(rows[:number]))
-                    for probe, rows in zip(probes, shown, strict=True)
-                ]
-                context.ask(number, series="related dialogue", probes=asked)
+        for number, after in context.after_examples(probes, self.config.dialogue, ("subject", "relation")):
+            context.ask(number, series="related dialogue", probes=after)
 
 
 def doubted(probe: Probe, answer: str) -> Probe:

@@ -97,15 +97,8 @@ class Prompts(Attack):
                 context.ask(1, series=series, probes=asked)
         if context.tokenizer.chat_template is not None:
             context.ask(1, series="no template", probes=probes, template=False)
-        shown = [context.examples(probe, max(self.config.shots, default=0), ("relation",)) for probe in probes]
-        # Where there are fewer rows than shots the points become one.
-        for shots in dict.fromkeys(min(n, max(map(len, shown), default=0)) for n in self.config.shots):
-            if shots:  # none where the task has no retain rows
-                asked = [
-                    context.reworded(probe, before=context.turns(rows[:shots]))
-                    for probe, rows in zip(probes, shown, strict=True)
-                ]
-                context.ask(shots, series="shots", probes=asked)
+        for shots, asked in context.after_examples(probes, self.config.shots, ("relation",)):
+            context.ask(shots, series="shots", probes=asked)
 
     def suite(self, context: AttackContext, probes: Sequence[Probe]) -> Iterator[tuple[str, list[Probe]]]:
         """Series and probes of every way that needs one prompt; a probe that can't be asked so is left out."""

@@ -37,7 +37,7 @@ def attack_step(
     """The result with what the plan's attacks got back, in the run's folder too. ``tables``: seed -> responses of the
     unlearned model. ``settings``: ``attack.key`` -> value."""
     chosen = choose(plan.attacks, plan.model, settings, plan.plugins)
-    harness = Harness(plan, task, prepared, reference_of(plan, models), progress)
+    harness = Harness(plan, task, prepared, reference_of(plan, task, models), progress)
     seeds = [(seed, folder.seed(seed)) for seed in plan.seeds]
     found = [harness.carry_out(one, seeds) for one in chosen]
     # Those of an earlier call that are not asked for now are kept.
@@ -68,7 +68,7 @@ def with_attacks(
     )
 
 
-def reference_of(plan: Plan, models: Models) -> Target | None:
+def reference_of(plan: Plan, task: Task, models: Models) -> Target | None:
     """A model that never knew what is forgotten: the first reference of the plan, nano's own, or None where the target
     is given."""
     from unbench.models.load import Target
@@ -77,7 +77,7 @@ def reference_of(plan: Plan, models: Models) -> Target | None:
 
     if models.references:
         return models.references[0]
-    if ships_references(plan, models):
+    if ships_references(plan, task, models):
         return Target(nano_folder("reference"), models.target.device, models.target.dtype)
     return None
 

@@ -7,18 +7,14 @@ from typing import Any
 
 import click
 
+from unbench.cli.newtask import new_folder_option
 from unbench.cli.pluginfile import method_names, plugin_option
 
 
 @click.command("new-method")
 @click.argument("name")
 @click.option("--package", is_flag=True, help="Write an installable package with an entry point, not a single file.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(),
-    help="Folder to write it into.  [default: .]",
-)
+@new_folder_option
 def new_method(name: str, package: bool, out: Path) -> None:
     """Write a method of your own to start from: a folder NAME with the method, its settings, a test and a card. It
     works as it is.
@@ -42,12 +38,7 @@ def new_method(name: str, package: bool, out: Path) -> None:
 
 @click.command("new-attack")
 @click.argument("name")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(),
-    help="Folder to write it into.  [default: .]",
-)
+@new_folder_option
 def new_attack(name: str, out: Path) -> None:
     """Write an attack of your own to start from: a folder NAME with the attack, its settings and a test. It works as it
     is.

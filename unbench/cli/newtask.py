@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from unbench.task import Task
 
 
-@click.command("new-task")
-@click.argument("name")
-@click.option(
+new_folder_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     help="Folder to write it into.  [default: .]",
 )
+
+
+@click.command("new-task")
+@click.argument("name")
+@new_folder_option
 def new_task(name: str, out: Path) -> None:
     """Write a task of your own to start from: a folder NAME with a commented task file that runs as it is."""
     import shlex

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unbench import pages
 from unbench.errors import EnvironmentProblem
 from unbench.leaderboard import boards as view
 from unbench.leaderboard import export, plot
@@ -39,10 +38,10 @@ def build_site(results: Sequence[Result], out: Path, *, cards: Mapping[str, Meth
     known = cards or {}
     boards = view.make_boards(results, known)
     bibtex = export.as_bibtex(boards, known)
-    pages = {JSON_NAME: export.as_json(boards), CSV_NAME: export.as_csv(boards, known), BIBTEX_NAME: bibtex}
-    pages["index.html"] = _page(boards, bibtex, unreported=sum(r.split != "report" for r in latest(results)))
+    files_of = {JSON_NAME: export.as_json(boards), CSV_NAME: export.as_csv(boards, known), BIBTEX_NAME: bibtex}
+    files_of["index.html"] = _page(boards, bibtex, unreported=sum(r.split != "report" for r in latest(results)))
     try:
-        _write_all(pages, out)
+        _write_all(files_of, out)
     except OSError as problem:
         raise EnvironmentProblem(
             f"The leaderboard can't be written to {str(out)!r}: {problem.strerror or problem}.",
@@ -67,9 +66,7 @@ def _page(boards: Sequence[view.Board], bibtex: str, unreported: int) -> str:
         controlled_sentence=CONTROLLED_SENTENCE,
         bibtex=bibtex,
         downloads={"JSON": JSON_NAME, "CSV": CSV_NAME, "BibTeX": BIBTEX_NAME},
-        # Only our own style and script run, whatever a method's name holds; nothing is fetched from anywhere.
-        policy=f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'",
+        policy=pages.policy(style, script),
         style=Markup(style),
         script=Markup(script),
     )
@@ -77,16 +74,7 @@ def _page(boards: Sequence[view.Board], bibtex: str, unreported: int) -> str:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    # select_autoescape goes by file ending and would miss .html.j2: escape always.
-    environment = Environment(
-        autoescape=True,
-        loader=PackageLoader("unbench.leaderboard", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment("unbench.leaderboard")
     environment.filters["count"] = short_count
     environment.filters["seconds"] = short_seconds
     return environment
@@ -129,20 +117,16 @@ def _plot(board: view.Board) -> str:
     )
 
 
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 def _own_file(name: str) -> str:
     return files("unbench.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _write_all(pages: Mapping[str, str], out: Path) -> None:
+def _write_all(texts: Mapping[str, str], out: Path) -> None:
     """All files under temporary names first, then renamed, the page last: a reader never meets half a page."""
     out.mkdir(parents=True, exist_ok=True)
     waiting: dict[Path, Path] = {}
     try:
-        for name, text in pages.items():
+        for name, text in texts.items():
             temporary = out / f".{name}.{os.getpid()}.tmp"
             waiting[temporary] = out / name
             temporary.write_bytes(text.encode("utf-8", errors="replace"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from unbench import pages
 from unbench.metaeval.record import Judged, MetaEval
 from unbench.results.schema import Score
 
@@ -37,15 +36,13 @@ def html(found: MetaEval) -> str:
 
     style = files("unbench.leaderboard").joinpath("templates", "board.css").read_text(encoding="utf-8")
     style += files("unbench.metaeval").joinpath("templates", "metaeval.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     page: str = (
         _environment()
         .get_template("metaeval.html.j2")
         .render(
             found=found,
             plot=Markup(svg(found.measures)),
-            policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-            "base-uri 'none'; form-action 'none'",
+            policy=pages.policy(style),
             style=Markup(style),
         )
     )
@@ -53,15 +50,7 @@ def html(found: MetaEval) -> str:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        loader=PackageLoader("unbench.metaeval", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment("unbench.metaeval")
     environment.filters["score"] = score_text
     return environment
 

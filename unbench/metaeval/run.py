@@ -274,11 +274,10 @@ def _unlearned(
     if run.state != "done" or run.folder is None:
         return entry.model_copy(update={"reason": run.error or "the run failed"}), 0.0
     place = RunFolder(out / "runs" / run.folder).seed(seed)
-    done = place.unlearn_record() or {}
-    if done.get("weights") is None:
+    done, unlearned = place.unlearn_record() or {}, place.unlearned_model()
+    if unlearned is None or unlearned.weights is None:
         return entry.model_copy(update={"reason": record.UNCHANGED}), 0.0
-    weights = (place.path / done["weights"]).resolve()
-    states, cpu = _states(out, settings, task, name, weights, str(done.get("weights_hash")), seed)
+    states, cpu = _states(out, settings, task, name, unlearned.weights, str(done.get("weights_hash")), seed)
     low = None if retain is not None and retain >= RETAIN else f"retain {retain or 0.0:.2f} is under {RETAIN}"
     return entry.model_copy(update={"reason": low, **_all_values(states, anchors)}), cpu
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unbench.match import holds, similar
+from unbench.metrics.estimates import mean_of
 from unbench.metrics.overlap import normal
 from unbench.metrics.statistics import finish
 from unbench.results.schema import Score
@@ -148,11 +149,5 @@ def _holdout(unlearned: Mapping[int, pd.DataFrame], target: pd.DataFrame) -> dic
 
 def _share(models: Sequence[pd.DataFrame], hit: Sequence[pd.Series]) -> Score:
     """Share of probes that are hits, mean over the models (seeds), with its jackknife over clusters."""
-    hits = np.stack([one.to_numpy(dtype=np.float64) for one in hit], axis=1)
-    clusters = models[0]["cluster"].to_numpy()
-    mean = hits.mean(axis=1)
-    names, code = np.unique(clusters, return_inverse=True)
-    sums, sizes = np.bincount(code, weights=mean), np.bincount(code)
-    rest = len(mean) - sizes
-    left_out = (mean.sum() - sums)[rest > 0] / rest[rest > 0]
-    return finish(float(mean.mean()), [left_out] if len(names) > 1 else [mean[:1]], hits.mean(axis=0), len(mean), [])
+    found = mean_of([one.to_numpy(dtype=np.float64) for one in hit], models[0]["cluster"].to_numpy(dtype=object))
+    return finish(float(found.by_seed.mean()), [found.left_out.mean(axis=1)], found.by_seed, found.n, [])

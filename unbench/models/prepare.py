@@ -245,9 +245,9 @@ def add_references(
         answered.reference_hashes.append(weights_hash)
 
 
-def ships_references(plan: Plan, models: Models) -> bool:
+def ships_references(plan: Plan, task: Task, models: Models) -> bool:
     """Whether the plan's references are nano's, whose responses ship instead of their weights."""
-    return not models.references and plan.prepared is None and _shipped(plan.open_task(), plan)
+    return not models.references and plan.prepared is None and _shipped(task, plan)
 
 
 def _shipped(task: Task, plan: Plan) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
+from unbench.method import Unlearned
 from unbench.plan import Plan, differing_fields, identity_of
 from unbench.results.schema import Result
 
@@ -141,6 +142,14 @@ class SeedFolder:
         if weights is not None and not list((self.path / weights).glob("*.safetensors")):
             return None
         return found
+
+    def unlearned_model(self) -> Unlearned | None:
+        """What the method handed back, its weights where they lie on this machine; None where it has not ended."""
+        done = self.unlearn_record()
+        if done is None:
+            return None
+        weights = done["weights"]
+        return Unlearned(None if weights is None else (self.path / weights).resolve(), done["system_prompt"])
 
     def trained_questions(self) -> frozenset[str]:
         """Every question that the method trained on."""
