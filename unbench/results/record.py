@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unbench.engines.room import engine_versions
 from unbench.models.cache import file_hash
 from unbench.plan import Plan
+from unbench.results.code import own_code
 from unbench.results.schema import Compute, Hashes, Measured, Result
 from unbench.results.store import RunFolder, write_json
 
@@ -159,6 +160,7 @@ def record(plan: Plan, folder: RunFolder, prepared: Prepared, measured: Measured
             unlearned=unlearned,
         ),
         versions=versions() | engine_versions(plan) | general.get("versions", {}),
+        code=own_code(),
         device=words,
         dtype=str(prepared.target.dtype).removeprefix("torch."),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -231,6 +231,15 @@ class Hashes(_Model):
     """Over the weights each seed's method handed back, by seed; empty where none were written."""
 
 
+class Code(_Model):
+    """Which UnBench made the result."""
+
+    commit: str | None = None
+    """Commit of the checkout that it ran from; null where it was installed without one."""
+    dirty: bool | None = None
+    """Whether tracked files differed from that commit; null where nobody could say."""
+
+
 class Result(_Model):
     """One run, one or more seeds."""
 
@@ -270,6 +279,8 @@ class Result(_Model):
     """What went in."""
     versions: dict[str, str]
     """Python, unbench and the packages that bear on the numbers."""
+    code: Code = Field(default_factory=Code)
+    """The commit of UnBench that wrote the result."""
     device: str
     """Device in words."""
     dtype: str
