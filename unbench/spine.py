@@ -241,20 +241,13 @@ def measure_step(
     """Pure functions over the responses of the unlearned, target and reference models. ``trained`` holds the questions
     that each seed trained on, where that is known; ``general`` what lm-eval found of each seed; ``taught`` the answers
     that each seed's method taught, by fact."""
-    from unbench.metrics.honesty import honesty
-    from unbench.metrics.overlap import overlap
-    from unbench.metrics.scores import measure
+    from unbench.metrics.whole import measure_all
 
     progress("measure", 0, 1)
-    known_only = task.target == "given"
-    measured = measure(
-        tables, prepared.target_responses, prepared.references, knowledge=task.knowledge, known_only=known_only
-    )
-    if trained is not None and prepared.target_responses is not None:
-        measured.metrics |= overlap(
-            tables, prepared.target_responses, prepared.references, trained, task.knowledge, known_only
-        )
-    measured.metrics |= honesty(tables, prepared.target_responses, taught)
+    measured = measure_all(
+        tables, prepared.target_responses, prepared.references,
+        knowledge=task.knowledge, known_only=task.target == "given", trained=trained, taught=taught,
+    )  # fmt: skip
     if general:
         from unbench.capabilities import over_seeds
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from unbench import __version__, responses
 from unbench.attack import Attack, AttackContext, NotPossible
-from unbench.attacks.measure import Base, Point, points
+from unbench.attacks.measure import Base, Point, base_of, outcome, points, unattacked
 from unbench.attacks.unrelated import unrelated_rows
 from unbench.engines.room import one_device
 from unbench.errors import EnvironmentProblem
@@ -98,37 +98,22 @@ class Harness:
             return _null(chosen, f"did not ask every model the same: {problem}")
         notes = {f"seed-{seed}": one.notes for seed, one in found.items() if one.notes}
         notes |= {who: one.notes for who, one in (("reference", reference), ("target", target)) if one and one.notes}
-        result = _result(chosen, curve, sum(one.wall_s for one in found.values()), notes, reference is not None)
+        result = AttackResult(
+            name=chosen.name, kind=chosen.attack.card.kind, config=chosen.attack.config.model_dump(mode="json"),
+            **outcome(curve, reference is not None),
+            wall_s=sum(one.wall_s for one in found.values()), method_hash=chosen.source, notes=notes,
+        )  # fmt: skip
         return Attacked(result, curve)
 
     @cached_property
     def _base(self) -> Base:
-        return Base(
-            target=self._known(self._prepared.target_responses),
-            references=[self._known(frame) for frame in self._prepared.references],
-            known_only=self._task.target == "given",
-        )
+        prepared, task = self._prepared, self._task
+        return base_of(prepared.target_responses, prepared.references, task.knowledge, task.target == "given")
 
     def unattacked(self, tables: Mapping[int, pd.DataFrame]) -> AttackPoint:
         """The attacks' probes as nobody attacked them; ``tables``: seed -> responses of the unlearned model."""
         probes = {probe.pair or probe.id for probe in self._probes}
-        at: dict[str, Any] = {"series": "", "strength": 0.0, "counted": False, "own": False}
-
-        def asked(frame: pd.DataFrame) -> pd.DataFrame:
-            table = self._known(frame)
-            return table[table["probe"].isin(probes)].assign(**at)
-
-        # Several references are one stranger: what they know on the average.
-        strangers = [asked(frame) for frame in self._prepared.references]
-        beside = pd.concat(strangers) if strangers else None
-        unlearned = {seed: asked(frame) for seed, frame in tables.items()}
-        return points(unlearned, beside, None, self._base)[0].shown
-
-    def _known(self, frame: pd.DataFrame) -> pd.DataFrame:
-        from unbench.metrics.knowledge import per_probe
-
-        table = per_probe(frame, self._task.knowledge)
-        return table[table["ring"] == "forget"]
+        return unattacked(tables, probes, self._base, self._task.knowledge)
 
     def _on_seed(self, chosen: Chosen, seed: int, place: SeedFolder) -> Found:
         from unbench.models.load import load_unlearned
@@ -254,25 +239,6 @@ def told(chosen: Chosen, role: str, report: Path) -> Iterator[None]:
         write_text(report, traceback.format_exc())
         words = " ".join(str(problem).split())[:200]
         raise _Raised(f"raised {type(problem).__name__} on the {role} model: {words}") from problem
-
-
-def _result(
-    chosen: Chosen, curve: Sequence[Point], wall_s: float, notes: Mapping[str, Any], referenced: bool
-) -> AttackResult:
-    clear = [i for i, point in enumerate(curve) if point.clear and point.shown.forget.value is not None]
-    worst = min(clear, key=lambda i: float(curve[i].shown.forget.value or 0.0)) if clear else None
-    if worst is not None:
-        forget = curve[worst].shown.forget
-    elif any(point.shown.forget.value is not None for point in curve if point.shown.counted):
-        forget = Score(value=1.0, reason="nothing was got back beyond the reference for certain")
-    else:
-        forget = Score(value=None, reason="no point has a forget score")
-    return AttackResult(
-        name=chosen.name, kind=chosen.attack.card.kind, config=chosen.attack.config.model_dump(mode="json"),
-        points=[point.shown for point in curve], worst=worst, forget=forget,
-        reason=None if referenced else "there is no reference: what the attack itself puts in is not taken off",
-        wall_s=wall_s, method_hash=chosen.source, notes=dict(notes),
-    )  # fmt: skip
 
 
 def _null(chosen: Chosen, reason: str) -> Attacked:

@@ -16,18 +16,20 @@ A point of a curve enters ``forget_worst`` where its excess lies clear of 0: the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from unbench.metrics import formulas
-from unbench.metrics.knowledge import MEASURES, Floats
+from unbench.metrics.knowledge import MEASURES, Floats, per_probe
 from unbench.metrics.scores import Board, Formula
 from unbench.metrics.statistics import finish, jackknife_t
 from unbench.metrics.table import KNOWN, Cell, Means, Table
 from unbench.results.schema import AttackPoint, Score
+from unbench.task import Knowledge
 
 LEVEL = 0.05
 """Chance, over all points of one attack, that a point counts though nothing is got back."""
@@ -64,6 +66,47 @@ class Point:
     """forget under the attack; None where it can't be had."""
     clear: bool
     """Whether its excess lies clear of the reference's."""
+
+
+def known_of(frame: pd.DataFrame, knowledge: Knowledge) -> pd.DataFrame:
+    """What a model that nobody attacked knows of the forget ring; ``frame``: its responses."""
+    table = per_probe(frame, knowledge)
+    return table[table["ring"] == "forget"]
+
+
+def base_of(target: pd.DataFrame, references: Sequence[pd.DataFrame], knowledge: Knowledge, known_only: bool) -> Base:
+    """The ``Base`` of a run, from the responses of target and references."""
+    return Base(known_of(target, knowledge), [known_of(frame, knowledge) for frame in references], known_only)
+
+
+def unattacked(
+    unlearned: Mapping[int, pd.DataFrame], probes: Set[str], base: Base, knowledge: Knowledge
+) -> AttackPoint:
+    """The attacks' ``probes`` (ids, or ids of pairs) as nobody attacked them; ``unlearned``: seed -> responses."""
+    at: dict[str, Any] = {"series": "", "strength": 0.0, "counted": False, "own": False}
+
+    def asked(table: pd.DataFrame) -> pd.DataFrame:
+        return table[table["probe"].isin(probes)].assign(**at)
+
+    # Several references are one stranger: what they know on the average.
+    strangers = [asked(table) for table in base.references]
+    beside = pd.concat(strangers) if strangers else None
+    tables = {seed: asked(known_of(frame, knowledge)) for seed, frame in unlearned.items()}
+    return points(tables, beside, None, base)[0].shown
+
+
+def outcome(curve: Sequence[Point], referenced: bool) -> dict[str, Any]:
+    """What an ``AttackResult`` says of a curve: points, worst, forget, reason."""
+    clear = [i for i, point in enumerate(curve) if point.clear and point.shown.forget.value is not None]
+    worst = min(clear, key=lambda i: float(curve[i].shown.forget.value or 0.0)) if clear else None
+    if worst is not None:
+        forget = curve[worst].shown.forget
+    elif any(point.shown.forget.value is not None for point in curve if point.shown.counted):
+        forget = Score(value=1.0, reason="nothing was got back beyond the reference for certain")
+    else:
+        forget = Score(value=None, reason="no point has a forget score")
+    reason = None if referenced else "there is no reference: what the attack itself puts in is not taken off"
+    return {"points": [point.shown for point in curve], "worst": worst, "forget": forget, "reason": reason}
 
 
 def points(
