@@ -117,7 +117,7 @@ def respond(
     if gradnorm:
         with _shown(engine, f"{role}: gradient", progress):
             columns[GRADNORM] = _gradient_norms(engine, probes, asked)
-    return _frame(columns)
+    return table_of(columns)
 
 
 def _refuse_nan(scores: Sequence[Sequence[TokenScores]], role: str) -> None:
@@ -214,7 +214,8 @@ def load(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(path).read()  # one file, never a folder's partitions
-    return _frame({name: table.column(name).to_pylist() for name in (*COLUMNS, GRADNORM) if name in table.column_names})
+    names = [name for name in (*COLUMNS, GRADNORM) if name in table.column_names]
+    return table_of({name: table.column(name).to_pylist() for name in names})
 
 
 def compact(frame: pd.DataFrame) -> pd.DataFrame:
@@ -276,11 +277,11 @@ def _add_rows(
             columns[name].append(value)
 
 
-def _frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
+def table_of(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    """Columns as a responses table, of the same types whether it was just made or read from a file."""
     import numpy as np
     import pandas as pd
 
-    # The same types whether the table was just made or read from a file.
     types = {"logprob": np.float32, "continuation": np.int32, "n_tokens": np.int32, "pair": object}
     types |= {"token_mean": object, "token_variance": object, GRADNORM: np.float32}
     return pd.DataFrame({name: pd.Series(values, dtype=types.get(name)) for name, values in columns.items()})

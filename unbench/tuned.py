@@ -141,7 +141,9 @@ def tuned_settings(method_class: type[Method], model: str) -> dict[str, Any]:
 
 def all_tuned(method_class: type[Method]) -> dict[str, dict[str, Any]]:
     """The same by model."""
-    return {model: entry["settings"] for model, entry in _entries(method_class).items()} | dict(method_class.tuned)
+    return {model: entry["settings"] for model, entry in shipped_entries(method_class).items()} | dict(
+        method_class.tuned
+    )
 
 
 def tuned_budget(method_class: type[Method], model: str) -> int | None:
@@ -149,11 +151,11 @@ def tuned_budget(method_class: type[Method], model: str) -> int | None:
     where nothing ships, or the class's own ``tuned`` takes its place."""
     if model in method_class.tuned:
         return None
-    budget: int | None = _entries(method_class).get(model, {}).get("budget_tokens")
+    budget: int | None = shipped_entries(method_class).get(model, {}).get("budget_tokens")
     return budget
 
 
-def _entries(method_class: type[Method]) -> dict[str, dict[str, Any]]:
+def shipped_entries(method_class: type[Method]) -> dict[str, dict[str, Any]]:
     """What ships for one of UnBench's own methods, by model; nothing for a stranger's of the same name."""
     if method_class.__module__.partition(".")[0] not in ("unbench", "unbench_baselines"):
         return {}

@@ -105,6 +105,15 @@ class Harness:
         )  # fmt: skip
         return Attacked(result, curve)
 
+    def beside(self, chosen: Chosen) -> dict[str, pd.DataFrame]:
+        """What one attack finds on the reference and, where it wants that, on the target: the same for every method."""
+        found = {}
+        if self._reference is not None:
+            found["reference"] = self._beside(chosen, "reference", self._reference).table
+        if chosen.attack.on_target:
+            found["target"] = self._beside(chosen, "target", self._prepared.target).table
+        return found
+
     @cached_property
     def _base(self) -> Base:
         prepared, task = self._prepared, self._task

@@ -118,15 +118,17 @@ def _answers(frame: pd.DataFrame, taught: Taught) -> pd.DataFrame:
     """One row a probe that has a greedy text: ring, kind, given, cluster, way."""
     import pandas as pd
 
-    rows = []
-    frame = frame[frame["ring"].isin(["forget", "near", "far"]) & frame["pair"].isna()]
-    for probe, group in frame.groupby("probe", sort=False):
-        first = group.iloc[0]
-        if not first["text"]:
-            continue
-        wrong = list(group["candidate"][~group["is_right"].astype(bool)])
-        found = way(first["text"], first["question"], bool(first["recalled"]), wrong, taught.get(first["fact"], ()))
-        rows.append((probe, first["ring"], first["kind"], bool(first["given"]), first["cluster"], found))
+    frame = frame[frame["ring"].isin(["forget", "near", "far"]) & frame["pair"].isna() & (frame["text"] != "")]
+    wrong = frame[~frame["is_right"].astype(bool)].groupby("probe", sort=False)["candidate"].agg(list).to_dict()
+    first = frame.drop_duplicates("probe")
+    names = ("probe", "ring", "kind", "given", "cluster", "text", "question", "recalled", "fact")
+    rows = [
+        (probe, ring, kind, bool(given), cluster,
+         way(text, question, bool(recalled), wrong.get(probe, ()), taught.get(fact, ())))
+        for probe, ring, kind, given, cluster, text, question, recalled, fact in zip(
+            *(first[name] for name in names), strict=True
+        )
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=["probe", "ring", "kind", "given", "cluster", "way"])
 
 

@@ -24,7 +24,7 @@ from unbench.models.cache import cache_root, file_hash, folder_hash
 from unbench.models.choose import prepare_command
 from unbench.models.load import Target, model_folder, pick_device, pick_dtype
 from unbench.plan import Plan
-from unbench.task import Message, Probe, Row, Task
+from unbench.task import Knowledge, Message, Probe, Row, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,11 +210,7 @@ def ask(
 def _keep_known(prepared: Prepared, plan: Plan, task: Task) -> None:
     """Leave out the forget rows of facts that a given target doesn't know: there is nothing to forget. The retain rows
     stay as they are: whoever asks for a deletion says what must stay without knowing what the model holds of it."""
-    table = per_probe(prepared.target_responses, knowledge=task.knowledge)
-    # A forgotten fact is known if its own question is answered; how it fares in other forms is measured, not assumed.
-    own = table[(table["ring"] != "forget") | (table["kind"] == "direct")]
-    known_by_fact = own.groupby("fact")["known"].mean()
-    known = set(known_by_fact.index[known_by_fact >= KNOWN])
+    known = known_facts(prepared.target_responses, task.knowledge)
     forget = [row for row in prepared.forget if row.fact in known]
     if not forget:
         raise UsageError(
@@ -225,6 +221,15 @@ def _keep_known(prepared: Prepared, plan: Plan, task: Task) -> None:
     kept = sum(row.fact in known for row in prepared.retain)
     prepared.notes["retain_rows"] = {"known": kept, "unknown": len(prepared.retain) - kept}
     prepared.forget = forget
+
+
+def known_facts(target: pd.DataFrame, knowledge: Knowledge) -> set[str]:
+    """Facts that the target knows (on the average of their probes); ``target``: its responses."""
+    table = per_probe(target, knowledge=knowledge)
+    # A forgotten fact is known if its own question is answered; how it fares in other forms is measured, not assumed.
+    own = table[(table["ring"] != "forget") | (table["kind"] == "direct")]
+    known_by_fact = own.groupby("fact")["known"].mean()
+    return set(known_by_fact.index[known_by_fact >= KNOWN])
 
 
 def add_references(

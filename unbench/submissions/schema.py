@@ -11,7 +11,7 @@ from unbench.results.schema import Count, Result, Score
 SUBMISSION_SCHEMA = "unbench.submission/1"
 DIGITS = 6
 """Decimals of every score in a submission; compared exactly."""
-SCORED = ("scores", "per_seed", "metrics", "groups", "attacks", "worst")
+SCORED = ("scores", "per_seed", "metrics", "groups", "interval", "attacks", "worst")
 """Fields of the result that are computed from the rows."""
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,63})"
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
