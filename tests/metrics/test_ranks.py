@@ -36,6 +36,27 @@ def test_what_clusters_share_does_not_count(more: float) -> None:
     assert (ranks.low.tolist(), ranks.high.tolist()) == (([1, 2], [1, 2]) if more else ([1, 1], [2, 2]))
 
 
+def test_strata_add_up() -> None:
+    """A score that is the sum of two independent means: its error is that of both, whatever their sizes."""
+    draw = np.random.default_rng(5)
+    first, second = draw.normal(0, 1, (2, 40)), draw.normal(0, 3, (2, 25))
+    values = first.mean(axis=1) + second.mean(axis=1)
+    one, other = of_means(first)[1], of_means(second)[1]
+    left_out = np.hstack([one + second.mean(axis=1, keepdims=True), other + first.mean(axis=1, keepdims=True)])
+    strata = np.repeat([7, 3], [40, 25])
+    difference = values[0] - values[1]
+    variance = np.var(first[0] - first[1], ddof=1) / 40 + np.var(second[0] - second[1], ddof=1) / 25
+    critical = rank_sets(values, left_out, strata=strata).critical
+    assert critical == pytest.approx(stats.t.ppf(0.975, 12), abs=0.04)
+    # Just above and just below the difference that the two variances allow.
+    for factor, apart in ((1.001, True), (0.999, False)):
+        shift = factor * critical * np.sqrt(variance) - difference
+        moved = left_out + np.array([[shift], [0.0]])
+        assert bool(rank_sets(values + np.array([shift, 0.0]), moved, strata=strata).better[0, 1]) == apart
+    with pytest.raises(ValueError, match="two clusters"):
+        rank_sets(values, left_out, strata=np.repeat([0, 1], [64, 1]))
+
+
 def test_sure_differences_and_sure_ties() -> None:
     """Scores that no cluster moves: different ones are apart, equal ones share their ranks."""
     values = np.array([1.0, 0.0, 0.0])

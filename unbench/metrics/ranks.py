@@ -12,6 +12,9 @@ half of them .93, and .96 and more in other designs: a test simulates them.) The
 the number significantly better and M - the number significantly worse, for all methods at once (Mogstad, Romano, Shaikh
 and Wilhelm 2023).
 
+Clusters may come in strata (forgotten subjects, and the subjects of far and world probes): Σ is then a sum over strata,
+each centred on its own mean, and the smallest stratum's size stands for m in the degrees of freedom.
+
 c is the only thing here that is drawn: by a generator with a fixed seed, so that anyone recomputes it.
 """
 
@@ -43,7 +46,13 @@ class Ranks(NamedTuple):
     """c."""
 
 
-def rank_sets(values: Floats, left_out: Floats, by_seed: list[Floats] | None = None, level: float = 0.95) -> Ranks:
+def rank_sets(
+    values: Floats,
+    left_out: Floats,
+    by_seed: list[Floats] | None = None,
+    level: float = 0.95,
+    strata: NDArray[np.int64] | None = None,
+) -> Ranks:
     """Rank sets of M methods whose larger scores are better.
 
     Args:
@@ -51,16 +60,20 @@ def rank_sets(values: Floats, left_out: Floats, by_seed: list[Floats] | None = N
         left_out: (M, C) scores with each of C clusters left out, the same cluster in a column.
         by_seed: each method's scores by seed, (seeds,) each; None, or one seed, adds nothing.
         level: simultaneous coverage.
+        strata: (C,) number of each cluster's stratum; None: one stratum.
 
     Raises:
-        ValueError: fewer than two clusters, or a number that isn't finite.
+        ValueError: a stratum with fewer than two clusters, or a number that isn't finite.
     """
     methods, clusters = left_out.shape
-    if clusters < 2:
+    places = np.zeros(clusters, dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
+    sizes = np.bincount(places)
+    if clusters == 0 or sizes.min() < 2:
         raise ValueError("ranks need at least two clusters")
     if not (np.isfinite(values).all() and np.isfinite(left_out).all()):
         raise ValueError("every method needs a score with every cluster left out")
-    spread = (left_out - left_out.mean(axis=1, keepdims=True)) * np.sqrt((clusters - 1) / clusters)
+    means = np.stack([left_out[:, places == one].mean(axis=1) for one in range(len(sizes))], axis=1)
+    spread = (left_out - means[:, places]) * np.sqrt((sizes - 1) / sizes)[places]
     of_seeds = np.zeros(methods)
     for j, own in enumerate(by_seed or []):
         if len(own) > 1:
@@ -71,7 +84,7 @@ def rank_sets(values: Floats, left_out: Floats, by_seed: list[Floats] | None = N
     difference = values[:, None] - values[None, :]
     sure = error <= SAME
     t = np.where(sure, 0.0, difference / np.where(sure, 1.0, error))
-    critical = _critical(spread, of_seeds, error, level)
+    critical = _critical(spread, of_seeds, error, level, int(sizes.min()))
     better = (t > critical) | (sure & (difference > SAME))
     return Ranks(
         low=1 + better.sum(axis=0).astype(np.int64),
@@ -81,7 +94,7 @@ def rank_sets(values: Floats, left_out: Floats, by_seed: list[Floats] | None = N
     )
 
 
-def _critical(spread: Floats, of_seeds: Floats, error: Floats, level: float) -> float:
+def _critical(spread: Floats, of_seeds: Floats, error: Floats, level: float, smallest: int) -> float:
     """The ``level`` point of the largest |t| over all pairs that have an error."""
     methods, clusters = spread.shape
     first, second = np.triu_indices(methods, 1)
@@ -96,7 +109,7 @@ def _critical(spread: Floats, of_seeds: Floats, error: Floats, level: float) -> 
         size = min(step, DRAWS - begin)
         drawn = generator.standard_normal((size, clusters)) @ spread.T
         drawn += generator.standard_normal((size, methods)) * np.sqrt(of_seeds)
-        degrees = (clusters - 1) / 2
+        degrees = (smallest - 1) / 2
         scale = np.sqrt(generator.chisquare(degrees, size) / degrees)
         t = np.abs(drawn[:, first] - drawn[:, second]) / error[first, second]
         largest[begin : begin + size] = t.max(axis=1) / scale
