@@ -293,15 +293,16 @@ class RunFolder:
 
 
 def find_run(path: Path | str) -> RunFolder:
-    """The run at a folder, at its result.json, or with that run-id below ``runs/``."""
+    """The run at a folder, at its result.json, or with that run-id below ``runs/`` or the leaderboard's submissions."""
     given = Path(path)
-    if given.name == "result.json" and given.is_file():
+    if given.name in ("result.json", "submission.json") and given.is_file():
         given = given.parent
     if (given / "plan.json").is_file():
         return RunFolder(given)
     known = re.fullmatch(r"[0-9a-f]{1,12}", str(path)) is not None
-    root = Path(os.environ.get("UNBENCH_OUT", "runs"))
-    hits = sorted(root.glob(f"*/*/*/{path}*/plan.json")) if known else []
+    roots = (Path(os.environ.get("UNBENCH_OUT", "runs")), Path("leaderboard/submissions"))
+    found = (sorted(root.glob(f"*/*/*/{path}*/plan.json")) for root in roots) if known else ()
+    hits: list[Path] = next((some for some in found if some), [])
     if len(hits) == 1:
         return RunFolder(hits[0].parent)
     if hits:
@@ -310,11 +311,26 @@ def find_run(path: Path | str) -> RunFolder:
 
 
 def read_result(folder: RunFolder) -> Result:
-    """The stored result, with ``dir`` filled. Raises ``UsageError`` where there is none or it is damaged."""
+    """The stored result (of a submission too), with ``dir`` filled. Raises ``UsageError`` where there is none or it is
+    damaged."""
     from unbench.leaderboard.reader import parse_result
 
     if not folder.result_file.is_file():
+        if (folder.path / "submission.json").is_file():
+            return _submitted(folder.path)
         raise UsageError(f"The run {folder.path} has not finished.", "Give its command again with --resume.")
     result = parse_result(folder.result_file)
     result.dir = str(folder.path)
+    return result
+
+
+def _submitted(folder: Path) -> Result:
+    from unbench.submissions.read import read_submission
+    from unbench.submissions.strict import Refused
+
+    try:
+        result = read_submission(folder)[1].result
+    except Refused as why:
+        raise UsageError(f"The submission {folder} can't be read: {why}.", f"See 'unbench validate {folder}'.") from why
+    result.dir = str(folder)
     return result
