@@ -86,12 +86,31 @@ def _board(folder: RunFolder, seeds: Sequence[int], progress: Progress) -> Board
     from unbench.results.store import read_result
 
     read_result(folder)
+    if (folder.path / "submission.json").is_file():
+        return _submitted(folder, seeds)
     plan = folder.read_plan()
     task = plan.open_task()
     tables = {seed: folder.seed(seed).read_responses() for seed in seeds}
     prepared = spine.prepare_step(plan, task, spine.find_models(plan, task, progress), progress)
     return Board(lay_out(tables, prepared.target_responses, prepared.references, task.knowledge,
                          task.target == "given"))  # fmt: skip
+
+
+def _submitted(folder: RunFolder, seeds: Sequence[int]) -> Board:
+    """The same from a submission's rows, held against the leaderboard's yardstick."""
+    from unbench.submissions.files import leaderboard_of
+    from unbench.submissions.read import open_submission, yardsticks
+    from unbench.submissions.strict import Refused
+
+    try:
+        opened = open_submission(folder.path)
+        yard = yardsticks(leaderboard_of(folder.path)).find(opened.submission.result.task, opened.submission.yardstick)
+        rows, _ = opened.rows(yard)
+    except Refused as why:
+        again = f"See 'unbench validate {folder.path}'."
+        raise UsageError(f"The submission {folder.path} can't be read: it {why}.", again) from why
+    tables = {seed: rows.frames[seed] for seed in seeds}
+    return Board(lay_out(tables, yard.target, yard.references, yard.task.knowledge, yard.known_only))
 
 
 def _refuse_different(first: RunFolder, second: RunFolder) -> None:
