@@ -6,15 +6,15 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: demo test test-all test-vllm lint wheel clean check-python
+.PHONY: demo test test-all test-vllm lint docs wheel clean check-python browser
 
 demo: $(STAMP)
 	$(BIN)/unbench run --method unstar
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP)
+test-all: $(STAMP) browser
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 # vLLM for the CPU has an environment of its own (3.5 GB): it wants an older transformers.
@@ -33,6 +33,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site lies in docs/_build/html; a broken link or reference fails it.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel
 
@@ -41,10 +45,14 @@ $(STAMP): pyproject.toml constraints.txt | check-python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(STAMP)
 
+# The leaderboard's browser tests want a Chromium: installed where that is possible, else those tests say why they skip.
+browser:
+	@sh .ci/browser
+
 check-python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or run make PYTHON=/path/to/python3." >&2; exit 3; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "UnBench needs Python 3.11 or newer, $(PYTHON) is older: install one, or run make PYTHON=python3.11." >&2; exit 3; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "The venv module of $(PYTHON) is missing: install it (on Debian or Ubuntu: apt install python3-venv) and run make again." >&2; exit 3; }
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist docs/_build *.egg-info

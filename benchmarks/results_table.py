@@ -1,5 +1,6 @@
-"""Write the tables of ``results/`` into ``results/README.md`` (the meta-evaluation's into its own), and the first of
-them into the project's README, between its ``results`` marks: no number is copied by hand.
+"""Write the tables of the leaderboard's submissions, and of the runs in ``results/``, into ``results/README.md`` (the
+meta-evaluation's into its own), and the first of them into the project's README, between its ``results`` marks: no
+number is copied by hand.
 
     python benchmarks/results_table.py            # --check: exit 1 where a table is not what the results say
 """
@@ -10,6 +11,8 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
+
+from findings import usual
 
 from unbench.leaderboard.reader import parse_result
 from unbench.metaeval.record import MetaEval
@@ -71,8 +74,10 @@ def _steps(attack: AttackResult | None) -> str:
 
 
 def results_of(task: str, root: Path = ROOT) -> list[Result]:
-    """The committed results of a task, best overall first, controls last."""
+    """The committed results of a task, best overall first, controls last: the submissions of methods with their usual
+    settings, and the runs in ``results/`` that were not submitted."""
     found = [parse_result(file) for file in sorted((root / "results" / task).rglob("result.json"))]
+    found += [one.result for _, one in usual(task)]
     return sorted(found, key=lambda one: (_name(one) in CONTROLS, -(one.scores.overall.value or 0.0), _name(one)))
 
 
@@ -92,7 +97,8 @@ def results_page(root: Path = ROOT) -> str:
     """``results/README.md``."""
     parts = [
         "# Results",
-        "Written by `benchmarks/results_table.py` from the runs in this folder (plan and result of each; made by\n"
+        "Written by `benchmarks/results_table.py` from the\n"
+        "[leaderboard's submissions](../leaderboard/submissions) and the runs in this folder (made by\n"
         "`unbench sweep`, see [tuning and sweeps](../docs/tuning-and-sweeps.md)). Value [95 % interval, jackknife-t];\n"
         "*slanted*: controls. Tokens are those trained and generated, a seed. On `bios` every method has 200,000\n"
         "tokens at most and the settings that [its trials](../benchmarks/tuning) on the `select` forget set of\n"

@@ -115,6 +115,14 @@ def test_a_run_and_an_attack_can_be_cited(repository: Path, tmp_path: Path) -> N
     assert "has no paper" in unbench("cite", "none").stdout
 
 
+def test_a_submission_can_be_cited(repository: Path) -> None:
+    """By its folder, as docs/cite.md shows it."""
+    (folder,) = (repository / "leaderboard" / "submissions" / "bios" / "fact" / "retrain").iterdir()
+    said = unbench("cite", str(folder))
+    assert said.returncode == 0
+    assert said.stdout.startswith(f"@misc{{unbench_run_{folder.name},")
+
+
 def test_what_a_run_is_called_does_no_harm_in_bibtex() -> None:
     from unbench.cite import _tex
 

@@ -1,0 +1,230 @@
+"""Write the tables of ``leaderboard/FINDINGS.md`` between its marks, from the submissions: no number is copied by hand.
+
+python benchmarks/findings.py                 # --check: exit 1 where a table is not what the submissions say
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from unbench.attacks.measure import Part
+from unbench.leaderboard.plot import Point, Span, pareto_front
+from unbench.metrics.ranks import rank_sets
+from unbench.paired import difference, paired
+from unbench.results.schema import Score
+from unbench.results.store import RunFolder
+from unbench.submissions.read import find, read_submission
+from unbench.submissions.schema import Submission
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "leaderboard" / "FINDINGS.md"
+CONTROLS = ("none", "retrain", "retain_only", "sham")
+FIRST = ("rationale", "consistent", "retest", "paraphrases")
+"""Settings of UnSTAR whose effect is told, one at a time."""
+Runs = list[tuple[Path, Submission]]
+
+
+def cell(score: Score | None, digits: int = 2) -> str:
+    """Value and interval; a dash where there is none."""
+    if score is None or score.value is None:
+        return "–"
+    if score.low is None or score.high is None or score.low == score.high:
+        return f"{score.value:.{digits}f}"
+    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+
+
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+@cache
+def submissions(task: str, model: str | None = None) -> tuple[tuple[Path, Submission], ...]:
+    """The standing submissions of a task, on one model or all."""
+    found = [(folder, read_submission(folder)[1]) for folder in find(ROOT / "leaderboard" / "submissions" / task)]
+    gone = {one.supersedes for _, one in found}
+    return tuple(
+        (folder, one)
+        for folder, one in found
+        if model in (None, one.result.model) and one.retracted is None and one.result.run_id not in gone
+    )
+
+
+def name(one: Submission) -> str:
+    return one.method.name.rpartition(":")[2]
+
+
+def usual(task: str, model: str | None = None) -> Runs:
+    """Of every method the run with its usual settings: the one whose settings ship with UnBench."""
+    runs: dict[str, tuple[Path, Submission]] = {}
+    for folder, one in submissions(task, model):
+        if name(one) not in runs or (runs[name(one)][1].tuning is None and one.tuning is not None):
+            runs[name(one)] = folder, one
+    return list(runs.values())
+
+
+def key(one: Submission) -> float:
+    worst = one.result.worst
+    score = one.result.scores.overall if worst is None else worst.overall_worst
+    return -(score.value if score.value is not None else -1.0)
+
+
+def board(task: str, model: str) -> str:
+    """Every method: ranks, scores under the worst of all, what it hides."""
+    runs = sorted((one for _, one in usual(task, model)), key=lambda one: (name(one) in CONTROLS, key(one)))
+    ranks = ranked([one for one in runs if name(one) not in CONTROLS])
+    head = ("method", "rank", "overall_worst", "overall", "forget_worst", "by", "trace", "specificity", "holdout same",
+            "taught or wrong")  # fmt: skip
+    rows = []
+    for one in runs:
+        worst, scores, metrics = one.result.worst, one.result.scores, one.result.metrics
+        said = [metrics.get(f"honesty_{way}") for way in ("taught", "wrong")]
+        share = sum(score.value or 0.0 for score in said if score is not None)
+        rows.append(
+            (
+                f"*{name(one)}*" if name(one) in CONTROLS else name(one),
+                ranks.get(one.result.run_id, "–"),
+                cell(worst.overall_worst if worst else None),
+                cell(scores.overall),
+                cell(worst.forget_worst if worst else None),
+                worst.by.removeprefix("unbench:") if worst else "–",
+                cell(scores.trace),
+                cell(scores.specificity),
+                cell(metrics.get("holdout_same")),
+                f"{share:.2f}" if any(said) else "–",
+            )
+        )
+    return lines(head, rows)
+
+
+def ranked(runs: Sequence[Submission]) -> dict[str, str]:
+    """Rank sets by overall_worst (overall, where nothing was attacked); run-id -> "low–high"."""
+    which = "overall_worst" if all("overall_worst" in one.ranking for one in runs) else "overall"
+    kept = [one for one in runs if which in one.ranking]
+    if len(kept) < 2:
+        return {}
+    own = [one.ranking[which] for one in kept]
+    clusters = sorted(set.intersection(*(set(one.left_out) for one in own)))
+    others = set(own[0].others)
+    values = np.array([-key(one) for one in kept])
+    left_out = np.array([[one.left_out[cluster] for cluster in clusters] for one in own])
+    strata = np.array([cluster in others for cluster in clusters], dtype=np.int64)
+    found = rank_sets(values, left_out, [np.array(one.by_seed) for one in own], strata=strata)
+    return {one.result.run_id: f"{low}–{high}" if low < high else str(low)
+            for one, low, high in zip(kept, found.low, found.high, strict=True)}  # fmt: skip
+
+
+def front(task: str, model: str) -> str:
+    """Who is on the Pareto front of forget (and of forget_worst) against specificity."""
+    runs = [one for _, one in usual(task, model) if name(one) not in CONTROLS]
+    told = []
+    for title, forget in (
+        ("forget", lambda one: one.result.scores.forget.value),
+        ("forget_worst", lambda one: one.result.worst.forget_worst.value if one.result.worst else None),
+    ):
+        points = [
+            Point(name(one), Span(x, None, None), Span(one.result.scores.specificity.value, None, None))
+            for one in runs
+            if (x := forget(one)) is not None and one.result.scores.specificity.value is not None
+        ]
+        names = ", ".join(point.label for point in pareto_front(points))
+        told.append(f"- {title} × specificity: {names or 'nobody'}")
+    return "\n".join(told)
+
+
+def changed(one: Submission, default: Submission) -> list[str]:
+    """Settings in which a run of the same method departs from the default one."""
+    config, usual_config = one.result.plan["config"], default.result.plan["config"]
+    return [f"{k}={config.get(k)}" for k in sorted(config) if config.get(k) != usual_config.get(k)]
+
+
+def ablations(task: str, model: str, method: str = "unstar") -> str:
+    """Each variant less the default on the seeds that both have, with paired intervals."""
+    own = [(folder, one) for folder, one in submissions(task, model) if name(one) == method]
+    default = next(((folder, one) for folder, one in own if one.tuning is not None), None)
+    if default is None:
+        return "No default run."
+    head = ("variant less default", "forget", "trace", "retain", "specificity", "overall", "overall_worst", "seeds")
+    rows = []
+    for folder, one in sorted(own, key=lambda pair: changed(pair[1], default[1])):
+        if one.result.run_id == default[1].result.run_id:
+            continue
+        found = paired(RunFolder(folder), RunFolder(default[0]))
+        both = sorted(set(one.result.seeds) & set(default[1].result.seeds))
+        whole = [_ranked_difference(one, default[1], which, both) for which in ("overall", "overall_worst")]
+        scores = [cell(found.get(which)) for which in ("forget", "trace", "retain", "specificity")]
+        rows.append((", ".join(changed(one, default[1])), *scores, *map(cell, whole), str(len(both))))
+    return lines(head, rows) if rows else "No variants."
+
+
+def _ranked_difference(one: Submission, other: Submission, which: str, seeds: Sequence[int]) -> Score | None:
+    """The difference of a score that rank sets are made of; None where the runs have other seeds, or lack it."""
+    if which not in one.ranking or which not in other.ranking or one.result.seeds != other.result.seeds:
+        return None
+
+    def part(own: Submission) -> Part:
+        view = own.ranking[which]
+        score = own.result.scores.overall if which == "overall" else own.result.worst.overall_worst  # type: ignore[union-attr]
+        return Part(score.value or 0.0, dict(view.left_out), np.array(view.by_seed))
+
+    left = one.ranking[which]
+    strata = [[c for c in left.left_out if c not in set(left.others)], list(left.others)]
+    return difference(part(one), part(other), [names for names in strata if names], len(seeds))
+
+
+def relearning(task: str, model: str) -> str:
+    """Steps until the forget rows are known again, by method."""
+    rows = []
+    for _, one in sorted(usual(task, model), key=lambda pair: (name(pair[1]) in CONTROLS, key(pair[1]))):
+        for attack in one.result.attacks:
+            if attack.name == "unbench:relearn_forget" and attack.notes:
+                told = {who: str(notes.get("steps") or "never") for who, notes in attack.notes.items()}
+                stranger = told.pop("reference", "–")
+                steps = list(told.values())
+                rows.append((name(one), ", ".join(steps), stranger))
+    return lines(("method", "steps, seed by seed", "a stranger"), rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "facts": lambda: board("facts/all", "smollm2"),
+    "fact": lambda: board("bios/fact", "nano"),
+    "front": lambda: front("bios/fact", "nano"),
+    "ablations": lambda: ablations("bios/fact", "nano"),
+    "relearning": lambda: relearning("bios/fact", "nano"),
+    "relation": lambda: board("bios/relation", "nano"),
+    "person": lambda: board("bios/person", "nano"),
+}
+"""By the name of their marks: ``<!-- NAME: begin -->`` … ``<!-- NAME: end -->``."""
+
+
+def page(text: str) -> str:
+    """The page with every table made anew."""
+    for block, make in BLOCKS.items():
+        begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(end)
+            text = f"{before}{begin}\n{make()}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a table is out of date")
+    check = parser.parse_args().check
+    old = PAGE.read_text(encoding="utf-8")
+    new = page(old)
+    if new != old and not check:
+        PAGE.write_text(new, encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: {'as it should be' if new == old else 'out of date' if check else 'written'}")
+    sys.exit(1 if check and new != old else 0)
+
+
+if __name__ == "__main__":
+    main()
