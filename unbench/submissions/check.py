@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +20,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from unbench.errors import EnvironmentProblem, UnbenchError
-from unbench.plan import Plan, identity_of
+from unbench.plan import LATER_FIELDS, MACHINE_FIELDS, Plan, identity_of
+from unbench.pluginfile import DISTRIBUTION
 from unbench.submissions import files as names
-from unbench.submissions.read import Opened, find, open_submission, yardsticks
+from unbench.submissions.read import Opened, open_submission, read_submission, yardsticks
 from unbench.submissions.schema import SCORED
 from unbench.submissions.score import Tried, score_rows
-from unbench.submissions.strict import Refused, parse, shown
+from unbench.submissions.strict import Refused, check_source, parse, shown, unpacked_lines
 from unbench.submissions.yardstick import Measuring, Yardsticks
 from unbench.task import canonical_json
 
 MOST_FINDINGS = 20
-"""Differences that are told of one submission."""
-NOT_COMPARED = ("wall_s", "notes")
+"""Differences that are told of one submission, and strays of one folder."""
+NOT_COMPARED = re.compile(r"attacks\[\d+\]\.(?:wall_s|notes)")
 """What a run says of an attack and rows can't give."""
+MAX_SAMPLES = 10 * 2**20
+"""Bytes of the anti-samples, unpacked."""
+MAX_SAMPLE_LINES = 2_000
+LONGEST_PATH = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,45 +60,63 @@ def validate(roots: Sequence[Path], data_dir: Path | None = None) -> tuple[list[
     findings: list[Finding] = []
     sticks: dict[Path, Yardsticks] = {}
     seen: dict[str, Path] = {}
+    done: set[Path] = set()
     for root in roots:
-        findings += stray_links(root)
-        for folder in find(root):
+        # The root says whose leaderboard it is: a lock that lies further down is a stranger's.
+        leaderboard = names.leaderboard_of(root)
+        if leaderboard not in sticks:
+            sticks[leaderboard] = Yardsticks(leaderboard, data_dir)
+        below, strays = _below(root)
+        findings += strays
+        for folder in below:
+            place = folder.resolve()
+            if place in done:
+                continue
+            done.add(place)
             folders.append(folder)
-            leaderboard = names.leaderboard_of(folder)
-            if leaderboard not in sticks:
-                sticks[leaderboard] = Yardsticks(leaderboard, data_dir)
-            found = list(check(folder, sticks[leaderboard]))
-            findings += found
-            again = seen.setdefault(folder.name, folder)
-            if again != folder:
-                findings.append(Finding(shown(str(folder)), "L1", f"run {shown(folder.name)} stands in {again} too"))
+            findings += check(folder, sticks[leaderboard])
+            again = seen.setdefault(folder.name, place)
+            if again != place:
+                findings.append(_finding(folder, "L1", f"run {folder.name} stands in {again} too"))
     return folders, findings
 
 
-def stray_links(root: Path) -> Iterator[Finding]:
-    """Symbolic links below a folder: nothing there may lead elsewhere."""
-    for path in sorted(root.rglob("*")) if root.is_dir() else []:
-        if path.is_symlink():
-            yield Finding(shown(str(path)), "L0", "is a symbolic link")
+def _below(root: Path) -> tuple[list[Path], list[Finding]]:
+    """Submissions below a root, and what lies there that may not."""
+    if not root.is_dir():
+        if root.name == names.SUBMISSION_FILE:
+            return [root.parent], []
+        return [], [_finding(root, "L0", "is no submission")]
+    found = names.walk(root)
+    strays = [_finding(path, "L0", why) for path, why in found.strays[:MOST_FINDINGS]]
+    if len(found.strays) > MOST_FINDINGS:
+        strays.append(_finding(root, "L0", f"and {len(found.strays) - MOST_FINDINGS} further files of that sort"))
+    return found.submissions, strays
+
+
+def _finding(path: Path, level: str, what: str) -> Finding:
+    """A finding that is fit for a terminal: whatever it is about was named by a stranger."""
+    return Finding(shown(str(path), LONGEST_PATH), level, shown(what, 400))
 
 
 def check(folder: Path, sticks: Yardsticks) -> Iterator[Finding]:
     """What is wrong with one submission; nothing where it can be taken."""
-    where = shown(str(folder))
     try:
         opened = open_submission(folder)
         for what in disagreements(opened):
-            yield Finding(where, "L0", what)
+            yield _finding(folder, "L0", what)
             return
     except Refused as why:
-        yield Finding(where, "L0", str(why))
+        yield _finding(folder, "L0", str(why))
         return
     try:
         yard = sticks.find(opened.submission.result.task, opened.submission.yardstick)
         for what in compare(opened.body, computed(opened, yard)):
-            yield Finding(where, "L1", what)
+            yield _finding(folder, "L1", what)
+        for what in _wrong_ancestor(opened, sticks.leaderboard):
+            yield _finding(folder, "L1", what)
     except Refused as why:
-        yield Finding(where, "L1", str(why))
+        yield _finding(folder, "L1", str(why))
 
 
 def consistent(folder: Path) -> bool:
@@ -109,7 +133,7 @@ def disagreements(opened: Opened) -> Iterator[str]:
     submission, result = opened.submission, opened.submission.result
     try:
         plan = parse(opened.contents[names.PLAN_FILE])
-        Plan.model_validate(plan)
+        whole = Plan.model_validate(plan).public()
         own = hashlib.sha256(canonical_json(identity_of(plan)).encode()).hexdigest()[:12]
     except Refused as why:
         yield f"{names.PLAN_FILE} {why}"
@@ -117,11 +141,17 @@ def disagreements(opened: Opened) -> Iterator[str]:
     except (ValidationError, ValueError, TypeError, AttributeError, KeyError) as problem:
         yield f"{names.PLAN_FILE} is no plan ({shown(str(problem).splitlines()[0])})"
         return
-    if plan != result.plan:
+    # What is only read like a plan ("3" for 3), and what is left out, would have a run-id of its own.
+    odd = next(_unlike(plan, whole, ""), None)
+    lacking = sorted(whole.keys() - plan.keys() - MACHINE_FIELDS - {*LATER_FIELDS})
+    if odd is not None or lacking:
+        yield f"{names.PLAN_FILE} doesn't say {odd or lacking[0]} as a plan does"
+        return
+    if canonical_json(plan) != canonical_json(result.plan):
         yield f"{names.PLAN_FILE} is not the plan in {names.SUBMISSION_FILE}"
     if own != result.run_id:
         yield f"its run-id is {result.run_id}, and its plan's is {own}"
-    place = names.Place.of(opened.folder.absolute())
+    place = names.Place.of(opened.folder.resolve())
     bare = result.method.rpartition(":")[2]
     if place != names.Place(result.task, bare, result.run_id):
         yield f"it lies at {opened.folder.name!r}, and belongs at {result.task}/{bare}/{result.run_id}"
@@ -144,6 +174,13 @@ def disagreements(opened: Opened) -> Iterator[str]:
     for what, (said, expected) in pairs.items():
         if said != expected:
             yield f"its {what} is {shown(repr(said), 80)}, not {shown(repr(expected), 80)}"
+    if result.method.partition(":")[0] == DISTRIBUTION and not plan.get("plugins"):
+        yield f"its method is a file, and {names.PLAN_FILE} names none"
+    known = {*type(result.scores).model_fields, *result.metrics}
+    foreign = [name for name in submission.claimed if not name.startswith("lm_eval/") or name in known]
+    if foreign:
+        yield f"it claims {foreign[0]!r}, which is no score of lm-eval's"
+    yield from _unfit_files(opened)
     if len(set(result.seeds)) < len(result.seeds):
         yield "a seed stands there twice"
     kept = [one["hash"] for one in plan.get("plugins") or []]
@@ -158,9 +195,60 @@ def disagreements(opened: Opened) -> Iterator[str]:
         yield f"{names.ATTACKS_FILE} and the yardstick's attacks don't go together"
 
 
+def _unlike(said: Any, expected: Any, where: str) -> Iterator[str]:
+    """Where ``said`` has what ``expected`` hasn't, or writes it otherwise; it may leave things out."""
+    if isinstance(said, dict) and isinstance(expected, dict):
+        for key, value in said.items():
+            inner = f"{where}.{key}" if where else key
+            yield from [inner] if key not in expected else _unlike(value, expected[key], inner)
+    elif canonical_json(said) != canonical_json(expected):
+        yield where
+
+
+def _unfit_files(opened: Opened) -> Iterator[str]:
+    """What is wrong with files that no score is computed from."""
+    try:
+        name = names.METHOD_FILE
+        if name in opened.contents:
+            check_source(opened.contents[name])
+        name = names.SAMPLES_FILE
+        for number, line in unpacked_lines(opened.contents[name], MAX_SAMPLES) if name in opened.contents else ():
+            if number > MAX_SAMPLE_LINES:
+                raise Refused(f"has more than {MAX_SAMPLE_LINES:,} lines")
+            if not isinstance(parse(line), dict):
+                raise Refused(f"line {number} is no JSON object")
+    except Refused as why:
+        yield f"{name} {why}"
+
+
+def _wrong_ancestor(opened: Opened, leaderboard: Path) -> Iterator[str]:
+    """Why a submission may not take the place of the one that it names."""
+    submission = opened.submission
+    old = submission.supersedes
+    if old is None:
+        return
+    place = names.Place(submission.result.task, submission.result.method.rpartition(":")[2], old)
+    try:
+        _, other = read_submission(leaderboard / "submissions" / place.path)
+    except Refused:
+        yield f"it supersedes {old}, and there is no such run of the same method and task"
+        return
+    mine, its = submission.result, other.result
+    if (mine.method, mine.model, mine.hashes.task) != (its.method, its.model, its.hashes.task):
+        yield f"it supersedes {old}, which is of another method, model or version of the task"
+    elif mine.run_id == old:
+        yield "it supersedes itself"
+    elif submission.submitter != other.submitter:
+        yield f"it supersedes {old}, which somebody else submitted"
+
+
 def computed(opened: Opened, yard: Measuring) -> dict[str, Any]:
     """The numbers that the rows give. Raises ``Refused``."""
     submission = opened.submission
+    named = (submission.result.model, submission.result.plan.get("task_version"))
+    if named != (yard.model.model, yard.task.version):
+        raise Refused(f"is of model {named[0]!r} and task version {named[1]!r}, which the lock calls "
+                      f"{yard.model.model!r} and {yard.task.version!r}")  # fmt: skip
     rows, attacked = opened.rows(yard)
     if list(rows.frames) != submission.result.seeds:
         raise Refused(f"{names.ROWS_FILE} is of {list(rows.frames)}, not of the seeds {submission.result.seeds}")
@@ -194,9 +282,9 @@ def compare(body: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[st
 def _differences(said: Any, expected: Any, where: str) -> Iterator[str]:
     if isinstance(expected, dict) and isinstance(said, dict):
         for key in [*expected, *(key for key in said if key not in expected)]:
-            if key in NOT_COMPARED:
-                continue
             inner = f"{where}.{key}" if where else str(key)
+            if NOT_COMPARED.fullmatch(inner):
+                continue
             if key not in said or key not in expected:
                 yield f"{shown(inner)} is {'missing' if key not in said else 'no score that the rows give'}"
             else:
@@ -211,7 +299,7 @@ def _differences(said: Any, expected: Any, where: str) -> Iterator[str]:
 def _same(said: Any, expected: Any) -> bool:
     number = (int, float)
     if isinstance(said, number) and isinstance(expected, number) and bool not in (type(said), type(expected)):
-        return math.isclose(said, expected, rel_tol=0, abs_tol=0)
+        return said == expected and (said != 0 or math.copysign(1, said) == math.copysign(1, expected))
     return type(said) is type(expected) and bool(said == expected)
 
 

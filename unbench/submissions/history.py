@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 from unbench.errors import UsageError
 from unbench.submissions import files as names
 from unbench.submissions.check import Finding
-from unbench.submissions.strict import shown
-from unbench.submissions.yardstick import LOCK_NAME
+from unbench.submissions.strict import Refused, parse, read_file, shown
+from unbench.submissions.yardstick import LOCK_NAME, MAX_YARDSTICK
+from unbench.task import canonical_json
 
 MAY_CHANGE = ("retracted",)
 """Fields of an old submission.json that may be filled later."""
+GROWS = ("tasks", "models", "attacks")
+"""Lists of the lock that may get further entries."""
 
 
 def compare_with(leaderboard: Path, base: str) -> Iterator[Finding]:
@@ -31,7 +33,7 @@ def compare_with(leaderboard: Path, base: str) -> Iterator[Finding]:
         about, _, path = line.partition("\t")
         blob = about.split()[2]
         now = root / path
-        if now.is_file() and not now.is_symlink() and _hash(root, now) == blob:
+        if _there(root, path) and _hash(root, now) == blob:
             continue
         why = _edited(root, now, blob, path)
         if why:
@@ -40,13 +42,18 @@ def compare_with(leaderboard: Path, base: str) -> Iterator[Finding]:
 
 def _edited(root: Path, now: Path, blob: str, path: str) -> str | None:
     """Why a change is not allowed; None where it is."""
-    if not now.is_file() or now.is_symlink():
+    if not _there(root, path):
         return "was there before and is gone"
-    before, after = _git_bytes(root, "cat-file", "blob", blob), now.read_bytes()
-    if now.name == LOCK_NAME:
-        return None if _grown(_json(before), _json(after)) else "an entry of the lock was changed or taken out"
-    if now.name == names.SUBMISSION_FILE and _only_retracted(_json(before), _json(after)):
-        return None
+    if now.name in (LOCK_NAME, names.SUBMISSION_FILE):
+        try:
+            after = parse(read_file(now, MAX_YARDSTICK))
+            before = parse(_git_bytes(root, "cat-file", "blob", blob))
+        except Refused as why:
+            return f"was there before and {why}"
+        if now.name == LOCK_NAME:
+            return None if _grown(before, after) else "an entry of the lock was changed or taken out"
+        if _only_retracted(before, after):
+            return None
     return "was there before and was edited; submit the run anew with --supersedes"
 
 
@@ -54,25 +61,32 @@ def _only_retracted(before: Any, after: Any) -> bool:
     if not isinstance(before, dict) or not isinstance(after, dict) or before.get("retracted") is not None:
         return False
     rest = [{key: value for key, value in one.items() if key not in MAY_CHANGE} for one in (before, after)]
-    return rest[0] == rest[1] and isinstance(after.get("retracted"), str)
+    return canonical_json(rest[0]) == canonical_json(rest[1]) and isinstance(after.get("retracted"), str)
 
 
-def _grown(before: Any, after: Any) -> bool:
-    """Whether ``after`` holds all of ``before``: lists may have got further entries at their end."""
+def _there(root: Path, path: str) -> bool:
+    """Whether a file is there itself: a link, also of a folder above it, is not the file."""
+    now = root
+    for part in Path(path).parts:
+        now = now / part
+        if now.is_symlink():
+            return False
+    return now.is_file()
+
+
+def _grown(before: Any, after: Any, name: str = "") -> bool:
+    """Whether ``after`` holds all of ``before``: lists of entries may have got further ones at their end."""
     if isinstance(before, dict):
         if not isinstance(after, dict) or before.keys() != after.keys():
             return False
-        return all(_grown(value, after[key]) for key, value in before.items())
-    if isinstance(before, list):
-        return isinstance(after, list) and len(after) >= len(before) and all(map(_grown, before, after))
-    return type(before) is type(after) and bool(before == after)
+        return all(_grown(value, after[key], key if name in ("", *GROWS) else "-") for key, value in before.items())
+    if isinstance(before, list) and name in GROWS:
+        return isinstance(after, list) and len(after) >= len(before) and _all_grown(before, after, name)
+    return canonical_json(before) == canonical_json(after)
 
 
-def _json(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return None
+def _all_grown(before: list[Any], after: list[Any], name: str) -> bool:
+    return all(_grown(one, other, name) for one, other in zip(before, after, strict=False))
 
 
 def _hash(root: Path, path: Path) -> str:

@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from unbench.errors import UsageError
 from unbench.metrics.overlap import normal
@@ -27,7 +29,7 @@ from unbench.submissions.rows import (
 )
 from unbench.submissions.schema import SCORED, Submission, SubmittedMethod, Tuning, Weights, Yardstick
 from unbench.submissions.score import Tried, rounded, score_rows
-from unbench.submissions.strict import Refused, pack
+from unbench.submissions.strict import Refused, pack, parse, shown
 from unbench.submissions.yardstick import LockedAttack, Measuring, Yardsticks, sha256
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from unbench.method import Method
 
+M = TypeVar("M", bound=BaseModel)
 MAX_SAMPLES = 400
 """Anti-samples that are packed, of the first seed."""
 DIRTY = "Its result was made by an UnBench whose files differ from its commit"
@@ -66,6 +69,14 @@ def pack_run(
     result = read_result(folder)
     plan = folder.read_plan((), data_dir)
     refuse_unfit(result, plan)
+    place = names.Place(result.task, result.method.rpartition(":")[2], result.run_id)
+    where = leaderboard / "submissions" / place.path
+    if names.Place.of(where) != place:
+        # A run folder may come from a stranger too.
+        said = (
+            f"{shown(result.task)}, {shown(result.method)} and {shown(result.run_id)} name no place on a leaderboard."
+        )
+        raise UsageError(said, "Make the run again with this UnBench.")
     yard = _yardstick(result, leaderboard, data_dir)
     notes: list[str] = []
     seeds = {seed: folder.seed(seed) for seed in result.seeds}
@@ -84,8 +95,6 @@ def pack_run(
             most = names.MAX_SIZES[name]
             raise UsageError(f"{name} would have {len(content):,} bytes; {most:,} are allowed.", "Submit fewer seeds.")
     submission = _submission(result, plan, yard, contents, tried, submitter, weights, supersedes, tuning)
-    place = names.Place(result.task, result.method.rpartition(":")[2], result.run_id)
-    where = leaderboard / "submissions" / place.path
     contents[names.SUBMISSION_FILE] = names.dump(submission.model_dump(mode="json", by_alias=True))
     _write(where, contents)
     return Packed(where, submission, notes)
@@ -202,7 +211,8 @@ def _submission(
     body = result.model_dump(mode="json", by_alias=True)
     body |= {key: scored[key] for key in SCORED} | {"dir": "", "notes": _without_paths(result.notes)}
     method_class = methods(plan.plugins).load(plan.method)
-    return Submission.model_validate(
+    return _said(
+        Submission,
         {
             "schema": "unbench.submission/1",
             "result": Result.model_validate(body),
@@ -219,8 +229,24 @@ def _submission(
             "command": command_of(plan, method_class),
             "submitter": submitter,
             "supersedes": supersedes,
-        }
+        },
     )  # fmt: skip
+
+
+def _said(model: type[M], values: Mapping[str, Any]) -> M:
+    """A model of what the submitter says. Raises ``UsageError`` where that doesn't fit."""
+    try:
+        # What can't be read again by everybody is refused before it is written.
+        parse(json.dumps([value for value in values.values() if isinstance(value, str)]))
+        return model.model_validate(values)
+    except (Refused, ValidationError) as problem:
+        why = f"it {problem}"
+        if isinstance(problem, ValidationError):
+            first = problem.errors()[0]
+            why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise UsageError(
+            f"This can't be submitted ({shown(why)}).", "'unbench submit --help' says what it takes."
+        ) from problem
 
 
 def _method(result: Result, method_class: type[Method]) -> SubmittedMethod:
@@ -277,8 +303,9 @@ def command_of(plan: Plan, method_class: type[Method]) -> str:
 def _samples(place: SeedFolder) -> bytes | None:
     """The anti-samples of one seed, the kept ones first; None where there are none."""
     try:
-        lines = (place.work / "anti_samples.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line) for line in lines]
+        # Not splitlines: a text may hold a line separator of its own.
+        lines = (place.work / "anti_samples.jsonl").read_text(encoding="utf-8").split("\n")
+        found = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError):
         return None
     found = [one for one in found if isinstance(one, dict)]
@@ -288,10 +315,6 @@ def _samples(place: SeedFolder) -> bytes | None:
     ]
     text = "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in clean)
     return pack(text.encode()) if kept else None
-
-
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: plain_text(value) if isinstance(value, str) else value for key, value in record.items()}
 
 
 def _without_paths(value: Any) -> Any:
@@ -318,4 +341,4 @@ def read_weights(text: str, folder: RunFolder) -> Weights:
     url, _, revision = text.partition("@")
     records = {seed: read_record(folder.seed(seed).path / "unlearn.json") or {} for seed in folder.finished_seeds()}
     hashes = {str(seed): str(one["weights_hash"]) for seed, one in records.items() if one.get("weights_hash")}
-    return Weights(url=url, revision=revision, sha256=hashes)
+    return _said(Weights, {"url": url, "revision": revision, "sha256": hashes})

@@ -41,9 +41,9 @@ class Opened:
 
 def find(root: Path) -> list[Path]:
     """Folders below ``root`` that hold a ``submission.json``, in the order of their paths; links are not followed."""
-    if root.is_file() or root.is_symlink():
+    if not root.is_dir():
         return [root.parent] if root.name == names.SUBMISSION_FILE else []
-    return sorted(path.parent for path in root.rglob(names.SUBMISSION_FILE))
+    return names.walk(root).submissions
 
 
 def read_submission(folder: Path) -> tuple[dict[str, Any], Submission]:
@@ -54,7 +54,8 @@ def read_submission(folder: Path) -> tuple[dict[str, Any], Submission]:
         body = parse(content)
         if not isinstance(body, dict):
             raise Refused("is no JSON object")
-        return body, Submission.model_validate(body)
+        # Strict all through: the result in it takes "1" and true for a number elsewhere.
+        return body, Submission.model_validate(body, strict=True)
     except Refused as why:
         raise Refused(f"{path.name} {why}") from why
     except ValidationError as problem:
@@ -67,7 +68,11 @@ def open_submission(folder: Path) -> Opened:
     """A submission with all its files. Raises ``Refused`` with the first reason why it can't be taken."""
     body, submission = read_submission(folder)
     contents = {}
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as problem:
+        raise Refused(f"can't be read ({problem.strerror})") from problem
+    for path in paths:
         if path.name == names.SUBMISSION_FILE:
             continue
         if path.name not in names.MAX_SIZES:

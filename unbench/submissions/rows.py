@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unbench.match import holds
-from unbench.submissions.strict import ALLOWED, Refused, pack, parse, unpack
+from unbench.submissions.strict import ALLOWED, Refused, pack, parse, unpacked_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,14 @@ LEAST = -1e6
 """Stands for the log-probability of what a model holds for impossible."""
 MAX_ANSWER = 5_000
 """Characters of a greedy answer that are kept."""
+MAX_MODELS = 64
+"""Models of one file: what it takes in memory is bounded."""
+MAX_TOKENS = 10_000
+"""Tokens of one answer."""
+MAX_KNOWN = 1_000_000
+"""Values of one file of attacks."""
+LARGEST = 1e12
+"""No number of a row is further from 0."""
 Of = int | str
 """Whose row: a seed, "target" or "reference-k"."""
 
@@ -92,22 +100,24 @@ def write_rows(
 def read_rows(content: bytes, probes: Sequence[Probe], knowledge: Knowledge) -> Rows:
     """What ``write_rows`` wrote. Raises ``Refused`` for anything else, naming the line."""
     lines = _read_lines(content)
-    head: Any = next(lines, (0, None))[1]
+    _, head = _due(lines, "a head line")
     _want(head, {"schema": str, "of": list, "probes": int}, 1)
     if head["schema"] != ROWS_SCHEMA:
         raise Refused(f"has the schema {head['schema']!r}, not {ROWS_SCHEMA!r}")
     if head["probes"] != len(probes):
         raise Refused(f"has {head['probes']} probes; the task has {len(probes)}")
+    if len(head["of"]) > MAX_MODELS:
+        raise Refused(f"is of {len(head['of'])} models; {MAX_MODELS} are allowed")
     frames: dict[Of, pd.DataFrame] = {}
     own: dict[Of, Own] = {}
     for of in head["of"]:
         if isinstance(of, bool) or not isinstance(of, int | str) or of in frames:
             raise Refused(f"names the model {of!r}, or names it twice")
-        own[of], holdout = _read_own(next(lines, (0, None)), of)
+        own[of], holdout = _read_own(_due(lines, f"the line of {of!r}"), of)
         asked = _asked(probes, holdout)
         rows = []
         for probe in asked:
-            number, row = next(lines, (0, None))
+            number, row = _due(lines, f"probe {probe.id!r}")
             rows.append(_checked(row, probe, knowledge, number))
         frames[of] = _frame(of, asked, rows, knowledge)
     if next(lines, None) is not None:
@@ -146,34 +156,38 @@ def read_attacks(content: bytes, probes: Mapping[str, Probe]) -> AttackRows:
     import pandas as pd
 
     lines = _read_lines(content)
-    head = next(lines, (0, None))[1]
+    _, head = _due(lines, "a head line")
     if head != {"schema": ATTACKED_SCHEMA}:
         raise Refused(f"has no head line {{'schema': {ATTACKED_SCHEMA!r}}}")
-    found: dict[str, dict[Of, list[dict[str, Any]]]] = {}
+    found: dict[str, dict[Of, dict[str, list[Any]]]] = {}
+    total = 0
     seen: set[tuple[Any, ...]] = set()
     kinds = {"attack": str, "of": (int, str), "series": str, "strength": (int, float), "counted": bool, "own": bool,
              "known": dict}  # fmt: skip
     for number, line in lines:
         _want(line, kinds, number)
+        total += len(line["known"])
+        if not line["known"] or total > MAX_KNOWN or not _number(line["strength"]):
+            raise Refused(f"line {number}: known is empty or too long, or the strength too large")
         key = (line["attack"], line["of"], line["series"], float(line["strength"]))
         if key in seen:
             raise Refused(f"line {number}: this point stands there twice")
         seen.add(key)
-        rows = found.setdefault(line["attack"], {}).setdefault(line["of"], [])
+        columns = found.setdefault(line["attack"], {}).setdefault(line["of"], {})
         for id_, known in line["known"].items():
             probe = probes.get(id_)
             if probe is None:
                 raise Refused(f"line {number}: {id_!r} is no probe that attacks ask")
-            if isinstance(known, bool) or not isinstance(known, int | float) or not abs(known) <= 1e6:
+            if not _number(known, 1e6):
                 raise Refused(f"line {number}: what is known of {id_!r} is no number")
-            rows.append(
-                {
-                    "series": line["series"], "strength": float(line["strength"]), "counted": line["counted"],
-                    "own": line["own"], "probe": id_, "kind": probe.kind, "cluster": probe.cluster,
-                    "fact": probe.fact, "known": float(known), "rank": 0.0, "recall": 0.0,
-                }
-            )  # fmt: skip
-    return AttackRows({name: {of: pd.DataFrame(rows) for of, rows in of_all.items()} for name, of_all in found.items()})
+            row = {
+                "series": line["series"], "strength": float(line["strength"]), "counted": line["counted"],
+                "own": line["own"], "probe": id_, "kind": probe.kind, "cluster": probe.cluster,
+                "fact": probe.fact, "known": float(known), "rank": 0.0, "recall": 0.0,
+            }  # fmt: skip
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
+    return AttackRows({name: {of: pd.DataFrame(one) for of, one in of_all.items()} for name, of_all in found.items()})
 
 
 def plain_text(text: str) -> str:
@@ -226,11 +240,20 @@ def _lines(lines: Iterable[Any]) -> bytes:
 
 
 def _read_lines(content: bytes) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(unpack(content).splitlines(), start=1):
+    for number, line in unpacked_lines(content):
         try:
-            yield number, parse(line)
+            found = parse(line)
         except Refused as why:
             raise Refused(f"line {number} {why}") from why
+        yield number, found
+
+
+def _due(lines: Iterator[tuple[int, Any]], what: str) -> tuple[int, Any]:
+    """The next line, which must be there."""
+    found = next(lines, None)
+    if found is None:
+        raise Refused(f"ends where {what} is due")
+    return found
 
 
 def _want(line: Any, kinds: Mapping[str, Any], number: int) -> None:
@@ -266,23 +289,27 @@ def _checked(row: Any, probe: Probe, knowledge: Knowledge, number: int) -> dict[
     size = len(probe.candidates)
     if len(row["lp"]) != size or not all(_logprob(value) for value in row["lp"]):
         raise Refused(f"line {number}: lp wants {size} log-probabilities")
+    if len(row["text"]) > MAX_ANSWER:
+        raise Refused(f"line {number}: text has {len(row['text']):,} characters; {MAX_ANSWER:,} are allowed")
     if row["hit"] != hit(row["text"], probe):
         raise Refused(f"line {number}: hit is {row['hit']}, which its text belies")
     if knowledge == "probability":
-        _check_tokens(row, size, number)
+        _check_tokens(row, size, probe.candidates.index(probe.answer), number)
     return row  # type: ignore[no-any-return]
 
 
-def _check_tokens(row: dict[str, Any], size: int, number: int) -> None:
+def _check_tokens(row: dict[str, Any], size: int, right: int, number: int) -> None:
     counts = row["n"]
-    if len(counts) != size or not all(type(n) is int and 0 < n < 100_000 for n in counts):
+    if len(counts) != size or not all(type(n) is int and 0 < n <= MAX_TOKENS for n in counts):
         raise Refused(f"line {number}: n wants {size} numbers of tokens")
     lists = row["tok"]
-    fit = len(lists) == 4 and lists[0] is not None and lists[1] is not None
+    fit = len(lists) == 4 and _numbers(lists[0], counts[right]) and lists[1] is not None
     if not fit or not all(one is None or _numbers(one, len(lists[0])) for one in lists):
-        raise Refused(f"line {number}: tok wants four lists of numbers")
+        raise Refused(f"line {number}: tok wants four lists of numbers, one for each token of the right answer")
     if not all(_logprob(value) for value in lists[0]):
         raise Refused(f"line {number}: tok holds a log-probability above 0")
+    if row["grad"] is not None and not (_number(row["grad"]) and row["grad"] >= 0):
+        raise Refused(f"line {number}: grad is no length of a gradient")
 
 
 def _logprob(value: Any) -> bool:
@@ -290,11 +317,11 @@ def _logprob(value: Any) -> bool:
 
 
 def _numbers(values: Any, size: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == size
-        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    )
+    return isinstance(values, list) and len(values) == size and all(_number(value) for value in values)
+
+
+def _number(value: Any, largest: float = LARGEST) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= largest
 
 
 def _frame(of: Of, probes: Sequence[Probe], rows: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> pd.DataFrame:
@@ -330,8 +357,8 @@ def _frame(of: Of, probes: Sequence[Probe], rows: Sequence[Mapping[str, Any]], k
 def _token_columns(probe: Probe, row: Mapping[str, Any]) -> dict[str, list[Any]]:
     right = probe.candidates.index(probe.answer)
     logprobs, argmax, mean, variance = row["tok"]
-    # Of the wrong answers only the mean over tokens is read.
-    tokens: list[Any] = [[total / n] * n for total, n in zip(row["lp"], row["n"], strict=True)]
+    # Of the wrong answers only the mean over tokens is read: one number stands for them all.
+    tokens: list[Any] = [[total / n] for total, n in zip(row["lp"], row["n"], strict=True)]
     tokens[right] = logprobs
     blank: list[Any] = [None] * len(tokens)
 

@@ -69,8 +69,9 @@ def score_rows(rows: Rows, attacked: AttackRows, tried: Sequence[Tried], yard: M
         board = Board(lay_out(frames, yard.target, yard.references, knowledge, known_only))
         results, curves = _attacks(attacked, tried, yard, set(frames))
         whole = _worst(board, frames, curves, yard) if curves else None
-    except ValueError as problem:
-        raise Refused(f"can't be scored ({problem})") from problem
+    except (ValueError, ArithmeticError, LookupError, TypeError) as problem:
+        # The metrics are written for what models answer; what a stranger makes up may break them in any way.
+        raise Refused(f"can't be scored ({type(problem).__name__}: {problem})") from problem
     parts = {"overall": part_of(board, board.forget)} if board.counted.forget else {}
     chosen = least(board, curves) if curves else None
     if chosen is not None:
@@ -100,6 +101,9 @@ def _attacks(
             raise Refused(f"has no rows of {one.locked.name} for every seed")
         beside: Mapping[Of, pd.DataFrame] = yard.attacks[one.locked.sha256].tables.get(one.locked.name, {})
         reference = beside.get("reference")
+        points_of = {_points_of(table) for table in [*found.values(), *([] if reference is None else [reference])]}
+        if len(points_of) > 1:
+            raise Refused(f"has other points of {one.locked.name} than the yardstick, or of one seed than of another")
         curve = points({int(of): table for of, table in found.items()}, reference, beside.get("target"), base)
         results.append(
             one.said.model_copy(
@@ -112,6 +116,12 @@ def _attacks(
         )  # fmt: skip
         curves.append((one.locked.name, curve))
     return sorted(results, key=lambda one: one.name), curves
+
+
+def _points_of(table: pd.DataFrame) -> frozenset[tuple[Any, ...]]:
+    """Where on its curve an attack asked what: who leaves out a point that tells on it is found by it."""
+    names = ("series", "strength", "counted", "own", "probe")
+    return frozenset(zip(*(table[name] for name in names), strict=True))
 
 
 def _worst(

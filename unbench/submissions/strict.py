@@ -10,6 +10,7 @@ import os
 import stat
 import unicodedata
 import zlib
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ MAX_FILE = 5 * 2**20
 """Bytes that a file of a submission may have on disk."""
 MAX_UNPACKED = 100 * 2**20
 """Bytes that a packed file may hold."""
+MAX_LINE = 2 * 2**20
+"""Bytes of one line of a packed file."""
+MAX_DIGITS = 20
+"""Digits of a whole number."""
 MAX_DEPTH = 24
 """Levels of lists and objects within each other."""
 MAX_TEXT = 20_000
@@ -44,10 +49,11 @@ def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
     except OSError as problem:
         link = path.is_symlink()
         raise Refused("is a symbolic link" if link else f"can't be read ({problem.strerror})") from problem
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise Refused("is no ordinary file")
     with open(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused("is no ordinary file")
         if found.st_size > limit:
             raise Refused(f"has {found.st_size:,} bytes; {limit:,} are allowed")
         content = stream.read(limit + 1)
@@ -68,6 +74,26 @@ def unpack(content: bytes, limit: int = MAX_UNPACKED) -> bytes:
     return found
 
 
+def unpacked_lines(content: bytes, limit: int = MAX_UNPACKED, longest: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines of a gzip file, one at a time: what it holds is never in memory as a whole. Raises
+    ``Refused``."""
+    total = number = 0
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        while True:
+            try:
+                line = stream.readline(longest + 1)
+            except (OSError, EOFError, zlib.error) as problem:
+                raise Refused(f"is no whole gzip file ({problem})") from problem
+            if not line:
+                return
+            total, number = total + len(line), number + 1
+            if total > limit:
+                raise Refused(f"unpacks to more than {limit:,} bytes")
+            if len(line) > longest:
+                raise Refused(f"line {number} has more than {longest:,} bytes")
+            yield number, line.removesuffix(b"\n")
+
+
 def pack(content: bytes) -> bytes:
     """gzip without a clock or a name: equal contents give equal bytes."""
     out = io.BytesIO()
@@ -77,12 +103,18 @@ def pack(content: bytes) -> bytes:
 
 
 def parse(text: bytes | str) -> Any:
-    """JSON as the standard has it: finite numbers, no key twice, not deeper than ``MAX_DEPTH``, texts without control
-    or direction characters. Raises ``Refused``."""
+    """JSON as the standard has it: UTF-8, finite numbers, no key twice, not deeper than ``MAX_DEPTH``, texts without
+    control or direction characters. Raises ``Refused``."""
     try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+        # json.loads would take UTF-16 and halves of characters too; who reads the file later may not.
+        whole = text.decode("utf-8") if isinstance(text, bytes) else text
+        found = json.loads(
+            whole, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+        )
     except Refused:
         raise
+    except UnicodeDecodeError as problem:
+        raise Refused(f"is no UTF-8 text (byte {problem.start})") from problem
     except (ValueError, RecursionError) as problem:
         raise Refused(f"is not valid JSON ({problem})") from problem
     check_texts(found)
@@ -105,26 +137,47 @@ def check_texts(value: Any, depth: int = 0) -> None:
                 check_texts(inner, depth + 1)
 
 
+def check_source(content: bytes) -> None:
+    """Code that a maintainer reads before it is run: what is seen must be what is there. Raises ``Refused``."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise Refused(f"is no UTF-8 text (byte {problem.start})") from problem
+    _plain(text, ALLOWED | {"\r", "\f"})
+
+
 def _fit(text: str) -> None:
     if len(text) > MAX_TEXT:
         raise Refused(f"holds a text of {len(text):,} characters; {MAX_TEXT:,} are allowed")
-    if text.isascii() and text.isprintable():
+    _plain(text, ALLOWED)
+
+
+def _plain(text: str, allowed: Set[str]) -> None:
+    # Whatever is printable is none of these categories.
+    if text.isprintable():
         return
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") and letter not in ALLOWED:
+        if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") and letter not in allowed:
             raise Refused(f"holds the control character U+{ord(letter):04X}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Refused(f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Refused(f"has the key {twice!r} twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
     raise Refused(f"holds {name}, which is no JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise Refused(f"holds a whole number of {len(text.lstrip('-'))} digits; {MAX_DIGITS} are allowed")
+    return int(text)
 
 
 def _finite(text: str) -> float:

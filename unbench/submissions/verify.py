@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unbench.engines.settings import ServingSettings
 from unbench.errors import UsageError
 from unbench.models.cache import folder_hash
 from unbench.plan import Plan
@@ -14,12 +15,14 @@ from unbench.pluginfile import plugin_files
 from unbench.results.schema import Result, Score, Scores
 from unbench.results.store import RunFolder, write_bytes, write_json
 from unbench.submissions import files as names
-from unbench.submissions.read import Opened, open_submission, yardsticks
+from unbench.submissions.check import check
+from unbench.submissions.read import Opened, open_submission
 from unbench.submissions.rows import Of, Rows, write_rows
 from unbench.submissions.schema import Verified
 from unbench.submissions.score import rounded, score_rows
 from unbench.submissions.strict import Refused, read_file
-from unbench.submissions.yardstick import Measuring, sha256
+from unbench.submissions.yardstick import Measuring, Yardsticks, sha256
+from unbench.training.settings import MachineSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,12 +73,16 @@ def verify(
     """
     from unbench import spine
 
+    again = f"See 'unbench validate {folder}'."
+    sticks = Yardsticks(leaderboard, data_dir)
+    # A plan that nobody has checked could name a file to run or a folder to write to.
+    for finding in check(folder, sticks):
+        raise UsageError(f"This submission can't be verified: {finding.what}.", again)
     try:
         opened = open_submission(folder)
-        yard = yardsticks(leaderboard).find(opened.submission.result.task, opened.submission.yardstick)
+        yard = sticks.find(opened.submission.result.task, opened.submission.yardstick)
         rows, _ = opened.rows(yard)
     except Refused as why:
-        again = f"See 'unbench validate {folder}'."
         raise UsageError(f"This submission can't be verified: it {why}.", again) from why
     wanted = tuple(opened.submission.result.seeds[:seeds])
     plan = _plan(opened, wanted, out, run_code, device, data_dir)
@@ -116,7 +123,11 @@ def _plan(
     opened: Opened, seeds: tuple[int, ...], out: Path, run_code: bool, device: str, data_dir: Path | None
 ) -> Plan:
     plan = Plan.model_validate(opened.submission.result.plan)
-    update: dict[str, object] = {"seeds": seeds, "device": device, "attacks": (), "lm_eval": ()}
+    # How it was computed is this machine's affair, and where its curves are sent too.
+    update: dict[str, object] = {
+        "seeds": seeds, "device": device, "attacks": (), "lm_eval": (), "batch_size": None,
+        "machine": MachineSettings(), "serving": ServingSettings(),
+    }  # fmt: skip
     if plan.plugins:
         if not run_code:
             raise UsageError("Its method is a file that a stranger wrote, and verifying it runs that file.",

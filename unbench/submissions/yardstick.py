@@ -18,13 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
 from unbench.results.store import write_bytes, write_text
 from unbench.submissions.rows import AttackRows, Rows, read_attacks, read_rows
-from unbench.submissions.schema import Hash, Yardstick
-from unbench.submissions.strict import Refused, pack, parse, read_file, unpack
+from unbench.submissions.schema import NAME, Hash, Yardstick
+from unbench.submissions.strict import Refused, pack, parse, read_file, shown, unpack
 from unbench.task import Knowledge, Probe, canonical_json
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LockedModel(_Model):
 class LockedTask(_Model):
     """One version of one task."""
 
-    task: str
+    task: str = Field(pattern=rf"^{NAME}/{NAME}$")
     """task/problem."""
     version: str
     """Version of its data and probes."""
@@ -102,6 +102,21 @@ class Lock(_Model):
     """Schema and version of this file."""
     tasks: list[LockedTask] = Field(default_factory=list)
     """Every task version that results were ever held against."""
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Lock:
+        """Of two answers to one question nobody could say which one counts."""
+        said: list[tuple[str, Any]] = [("task", (one.task, one.task_hash)) for one in self.tasks]
+        for task in self.tasks:
+            said += [("model", (task.task, task.task_hash, one.model_hash)) for one in task.models]
+            for model in task.models:
+                at = (task.task, task.task_hash, model.model_hash)
+                keys = ((one.name, one.source, one.config, one.train) for one in model.attacks)
+                said += [("attack", canonical_json([*at, *key])) for key in keys]
+                said += [("attack's file", (*at, one.sha256)) for one in model.attacks]
+        if len(set(said)) < len(said):
+            raise ValueError("an entry stands there twice")
+        return self
 
     def find(self, task: str, task_hash: str) -> LockedTask | None:
         return next((one for one in self.tasks if (one.task, one.task_hash) == (task, task_hash)), None)
@@ -146,11 +161,13 @@ def read_lock(leaderboard: Path) -> Lock:
         return Lock()
     try:
         return Lock.model_validate(parse(read_file(path, MAX_YARDSTICK)))
-    except (Refused, ValidationError) as problem:
-        why = str(problem).splitlines()[0]
-        raise UsageError(
-            f"{path} can't be read: it {why}.", f"Take it from git again: git checkout {path}."
-        ) from problem
+    except Refused as why:
+        raise _again(path, f"{path} can't be read: it {why}.") from why
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = shown(".".join(str(part) for part in first["loc"]))
+        said = f"{where}: {first['msg']}" if where else first["msg"]
+        raise _again(path, f"{path} can't be read: it doesn't fit its schema ({said}).") from problem
 
 
 def _again(path: Path, said: str) -> UsageError:
@@ -213,6 +230,8 @@ class Yardsticks:
         folder = model_folder(self.leaderboard, task, model)
         try:
             rows = read_rows(self._content(folder / "responses.jsonl.gz", model.responses), probes, task.knowledge)
+            if "target" not in rows.frames:
+                raise Refused("has no answers of the target")
             asked = asked_by_attacks(probes, rows.frames["target"], task)
             attacks = {
                 one.sha256: read_attacks(self._content(attack_file(folder, one), one.sha256), asked)
@@ -235,8 +254,10 @@ class Yardsticks:
     def _probes_of_data(self, task: LockedTask) -> tuple[Probe, ...]:
         from unbench.models.prepare import holdout_probes
         from unbench.plan import data_folder
-        from unbench.plugins import open_task
+        from unbench.plugins import names_file, open_task
 
+        if names_file(task.task):
+            raise Refused(f"is of {task.task}, whose rows lie in a file of somebody's own")
         give = f"Give the folder of its data: --data-dir (or UNBENCH_DATA); 'unbench tasks {task.task}' says which."
         try:
             found = open_task(task.task, "report", data_folder(task.task, self._data_dir), ())
