@@ -86,7 +86,7 @@ def _board(folder: RunFolder, seeds: Sequence[int], progress: Progress) -> Board
     from unbench.results.store import read_result
 
     read_result(folder)
-    if (folder.path / "submission.json").is_file():
+    if folder.submitted:
         return _submitted(folder, seeds)
     plan = folder.read_plan()
     task = plan.open_task()

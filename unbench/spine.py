@@ -101,6 +101,9 @@ def attack(
     from unbench.attacks.step import attack_step
 
     progress = progress or _silent
+    if folder.submitted:
+        again = "Attack the run that it was made of, or make the run again: unbench verify RUN-ID."
+        raise UsageError(f"{folder.path} is a submission: it holds answers, no weights.", again)
     result = read_result(folder)
     plan = folder.read_plan(plugins, data_dir)
     plan = plan.model_copy(update={"attacks": attack_names(attacks, plan.plugins)})

@@ -101,7 +101,7 @@ def print_attacks(result: Result) -> None:
     """Each attack's worst point and curve, then the scores under the worst of all."""
     from rich.table import Table
 
-    from unbench.cli.output import console, plain, score_text, worst_line
+    from unbench.cli.output import clean, console, plain, score_text, worst_line
 
     table = Table(title=f"Attacks on {result.method} ({result.task}, {result.model})", title_justify="left")
     for name in ("attack", "forget", "at", "excess", "curve: strength excess", "s"):
@@ -127,8 +127,9 @@ def print_attacks(result: Result) -> None:
         click.echo(worst_line(whole).partition(";")[0])
     for attack in result.attacks:
         for who, notes in attack.notes.items():
-            for key, value in notes.items():
-                click.echo(f"{attack.name.removeprefix('unbench:')}, {who}: {key} = {value}")
+            # A stranger's file may hold anything here.
+            for key, value in notes.items() if isinstance(notes, dict) else [("note", notes)]:
+                click.echo(clean(f"{attack.name.removeprefix('unbench:')}, {who}: {key} = {value}"))
 
 
 def _place(point: AttackPoint) -> str:

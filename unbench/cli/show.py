@@ -59,10 +59,11 @@ def _show_anti_samples(folder: Path, as_json: bool) -> None:
     from unbench.errors import UsageError
     from unbench.unstar.records import read, render
 
-    files = sorted(folder.glob("seed-*/work/anti_samples.jsonl"))
+    files = sorted([*folder.glob("seed-*/work/anti_samples.jsonl"), *folder.glob("anti_samples.jsonl.gz")])
     if not files:
         raise UsageError(f"{folder} has no anti-samples.", "Only runs of unstar write them.")
-    records = {file.parent.parent.name: read(file) for file in files}
+    # A submission holds those of its first seed, packed.
+    records = {file.parent.parent.name if file.suffix == ".jsonl" else "first seed": read(file) for file in files}
     if as_json:
         body = {seed: [record.model_dump(mode="json") for record in found] for seed, found in records.items()}
         print_json({"schema": "unbench.anti_samples/1", **body})
@@ -82,7 +83,9 @@ def _show_attacks(folder: RunFolder, plot: Path | None, as_json: bool) -> None:
     result = read_result(folder)
     if not result.attacks:
         raise UsageError(f"No attack was tried on the run {folder.path}.", f"Try: unbench attack {folder.path}.")
-    drawn = draw(result, plot or folder.path / "attacks.svg") if plot or not as_json else None
+    if plot is None and not as_json and not folder.submitted:
+        plot = folder.path / "attacks.svg"
+    drawn = None if plot is None else draw(result, plot)
     if as_json:
         body = result.model_dump(mode="json", include={"attacks", "worst"})
         print_json({"schema": "unbench.attacks_of/1", "run_id": result.run_id, **body,

@@ -309,6 +309,8 @@ class Result(_Model):
         texts. Read from the run folder where the result has one; raises ``UsageError`` where its file is missing or
         broken."""
         if self._probes is None:
+            self._probes = _submitted_probes(Path(self.dir))
+        if self._probes is None:
             self._probes = _read_probes(Path(self.dir) / "probes.parquet", self.seeds)
         frame: pd.DataFrame = self._probes
         return frame
@@ -321,6 +323,16 @@ class Result(_Model):
         """The object that ``--json`` prints: this result with its folder."""
         body: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         return body
+
+
+def _submitted_probes(folder: Path) -> pd.DataFrame | None:
+    """The same of a submission, from its rows; None where the folder is none."""
+    if not (folder / "submission.json").is_file():
+        return None
+    from unbench.submissions.files import leaderboard_of
+    from unbench.submissions.read import probe_table, read_submission
+
+    return probe_table(folder, read_submission(folder)[1], leaderboard_of(folder))
 
 
 def _read_probes(path: Path, seeds: list[int]) -> pd.DataFrame:

@@ -212,6 +212,11 @@ class RunFolder:
         self.probes_file = path / "probes.parquet"
         self.logs = path / "logs"
 
+    @property
+    def submitted(self) -> bool:
+        """Whether this is a submission, which is only read."""
+        return (self.path / "submission.json").is_file()
+
     @classmethod
     def start(cls, out: Path, plan: Plan, *, resume: bool) -> tuple[RunFolder, Plan]:
         """Open the plan's folder. With ``resume``, finished steps are kept, and an unfinished run of the same task and
@@ -316,7 +321,7 @@ def read_result(folder: RunFolder) -> Result:
     from unbench.leaderboard.reader import parse_result
 
     if not folder.result_file.is_file():
-        if (folder.path / "submission.json").is_file():
+        if folder.submitted:
             return _submitted(folder.path)
         raise UsageError(f"The run {folder.path} has not finished.", "Give its command again with --resume.")
     result = parse_result(folder.result_file)

@@ -62,7 +62,7 @@ def read(path: Path) -> list[AntiSample]:
     if path.is_dir():
         path = path / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _unpacked(path) if path.suffix == ".gz" else path.read_text(encoding="utf-8")
     except FileNotFoundError:
         problem = f"{path}: there are no anti-samples here."
         raise UsageError(problem, "Only a run made with `--method unstar` has them.") from None
@@ -77,6 +77,16 @@ def read(path: Path) -> list[AntiSample]:
                 what = broken.errors(include_url=False)[0]["msg"]
                 raise UsageError(f"{path}, line {number}: not an anti-sample ({what}).") from None
     return found
+
+
+def _unpacked(path: Path) -> str:
+    """What a submission's packed file holds."""
+    from unbench.submissions.strict import Refused, read_file, unpack
+
+    try:
+        return unpack(read_file(path)).decode("utf-8")
+    except Refused as why:
+        raise UsageError(f"{path} {why}.") from None
 
 
 def reasons(records: Iterable[AntiSample]) -> dict[str, dict[str, int]]:
