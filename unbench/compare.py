@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from unbench.errors import UsageError
 from unbench.figures import INK, METHOD, SOFT, check_format, save
-from unbench.leaderboard.boards import OWN_CONTROLS, SCORES, reason_of, run_labels, score_of
-from unbench.leaderboard.plot import Box, place_labels, printable, shorten
+from unbench.leaderboard.labels import Box, place_labels, printable, shorten
+from unbench.leaderboard.scores import OWN_CONTROLS, SCORES, reason_of, run_labels, score_of
 from unbench.results.schema import Result, Score
 
 if TYPE_CHECKING:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def environment(package: str) -> Environment:
-    """Templates of ``package``'s folder ``templates``; an undefined name is an error."""
+def environment(package: str, finalize: Callable[[Any], Any] | None = None) -> Environment:
+    """Templates of ``package``'s folder ``templates``; an undefined name is an error. ``finalize`` sees every value
+    before it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # select_autoescape goes by file ending and would miss .html.j2: escape always.
     return Environment(
         autoescape=True,
+        auto_reload=False,
+        finalize=finalize,
         loader=PackageLoader(package, "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -26,7 +30,7 @@ def environment(package: str) -> Environment:
 
 def policy(style: str, script: str | None = None) -> str:
     """Content security policy of a page: only this style and script run, whatever a method's name holds; nothing is
-    fetched from anywhere."""
+    fetched from anywhere. Hashes, since 'self' matches nothing on file://."""
     scripts = "" if script is None else f"script-src {_digest(script)}; "
     return (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; {scripts}base-uri 'none'; form-action 'none'"

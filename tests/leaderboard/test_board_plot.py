@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from unbench.leaderboard.plot import MOST_LABELS, Point, Span, pareto_front, place_labels, scatter_svg
+from unbench.leaderboard.labels import place_labels
+from unbench.leaderboard.plot import MOST_LABELS, OVERALL, Point, Span, cost_axis, pareto_front, scatter_svg
 
 
 def _point(label: str, x: float, y: float, aside: bool = False) -> Point:
@@ -42,10 +43,11 @@ def test_svg_holds_title_description_crosses_and_escapes():
     tree = ElementTree.fromstring(svg)
     assert tree.findtext("title") == "T <b>"
     assert tree.findtext("desc") == "D & d"
-    assert tree.get("aria-labelledby") == "id-1-title"
-    assert len([line for line in tree.iter("line") if line.get("class") == "cross"]) == 2  # x intervals only
+    assert tree.get("aria-labelledby") == "id-1-t id-1-d"
+    paths = {path.get("class"): path.get("d") for path in tree.iter("path")}
+    assert set(paths) == {"grid", "front", "cross"}
+    assert (paths["cross"].count("H"), paths["cross"].count("V")) == (2, 0)  # x intervals only
     assert len(list(tree.iter("circle"))) == 2
-    assert [path.get("class") for path in tree.iter("path")] == ["front"]
     assert '<script>"&' in [text.text for text in tree.iter("text")]
 
 
@@ -61,3 +63,28 @@ def test_a_crowd_labels_only_its_front_and_not_too_much_of_it(dip):
     assert 1 <= len(labels) <= MOST_LABELS
     assert labels <= {point.label for point in pareto_front(points)}
     assert len(list(tree.iter("circle"))) == 400
+
+
+def test_cheaper_is_better_to_the_left():
+    points = [Point("slow", Span(100.0), Span(0.9)), Point("fast", Span(2.0), Span(0.8)),
+              Point("beaten", Span(50.0), Span(0.7)), Point("free", Span(0.0), Span(0.1))]  # fmt: skip
+    assert [p.label for p in pareto_front(points, cheap=True)] == ["free", "fast", "slow"]
+    axis = cost_axis([point.x.value for point in points])
+    assert (axis.low, axis.high) == (1.0, 100.0)
+    assert [words for _, words in axis.ticks] == ["1", "10", "100"]
+    assert axis.share(0.0) == 0.0
+    tree = ElementTree.fromstring(scatter_svg(points, "i", "t", "d", axis, OVERALL, cheap=True))
+    assert "← seconds a seed" in [text.text for text in tree.iter("text")]
+
+
+def test_the_front_is_what_no_other_beats():
+    points = [_point(f"p{i}", (7 * i % 23) / 23, (11 * i % 19) / 19) for i in range(60)]
+    found = {point.label for point in pareto_front(points)}
+
+    def beaten(p: Point) -> bool:
+        return any(
+            q.x.value >= p.x.value and q.y.value >= p.y.value and (q.x.value, q.y.value) != (p.x.value, p.y.value)
+            for q in points
+        )
+
+    assert found == {point.label for point in points if not beaten(point)}

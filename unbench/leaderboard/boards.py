@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from pydantic import BaseModel
-
-from unbench.leaderboard.reader import created, latest
+from unbench.leaderboard import names
+from unbench.leaderboard.entries import BADGES, VERIFIED, Entry, as_entries, entry_key, latest_entries, standing
+from unbench.leaderboard.parallel import Spread, in_turn
+from unbench.leaderboard.ranking import rank_board
+from unbench.leaderboard.reader import created
+from unbench.leaderboard.scores import (
+    CONTROLLED,
+    WORST,
+    Facts,
+    bare,
+    date_of,
+    describe,
+    has_interval,
+    kind_of,
+    limit_of,
+    model_size,
+    reason_of,
+    run_labels,
+    score_of,
+    seconds_a_seed,
+    tokens_a_seed,
+    train_of,
+    worst_by,
+)
 from unbench.method import MethodCard
 from unbench.results.schema import Compute, Hashes, Result, Score, Scores, Worst
 
-WORST = ("forget_worst", "overall_worst")
-SCORES: tuple[str, ...] = (*Scores.model_fields, *WORST)
-NO_ATTACK = Score(value=None, reason="no attack was tried")
-CONTROLLED = "nano"
-OWN_SIZES = {"nano": 1e6, "smollm2": 135e6}
-"""Parameters of the models whose short name doesn't tell; only the order of the boards hangs on it."""
-OWN_CONTROLS = frozenset({"unbench:none", "unbench:retrain", "unbench:retain_only", "unbench:sham"})
-"""Known without their cards, because a control on the Pareto front would hide every method."""
+Cards = Mapping[str, MethodCard | Facts]
+SHOWN = (
+    "overall_worst", "overall", "forget", "forget_worst", "trace", "retain", "specificity", "selectivity",
+)  # fmt: skip
+"""Scores of the table, in the order of its columns."""
+TIE = (
+    "Ranks that the data allow, over all paired differences on the same subjects (95 %, simultaneously): "
+    "from 1 + the number of methods that are significantly better to the number that are not significantly worse. "
+    "A line divides methods whose best possible ranks differ. Controls are not ranked."
+)
+TUNING = "Settings tried before the run, on the select forget set; a dash where none were or nobody says."
 
 
 @dataclass(frozen=True)
@@ -40,58 +62,42 @@ class Cell:
 
     key: str
     score: Score
-    note: int | None
+    note: int | None = None
+    by: str = ""
+    """What gave it."""
 
     @property
     def text(self) -> str:
         return "–" if self.score.value is None else f"{self.score.value:.2f}"
 
     @property
-    def has_interval(self) -> bool:
-        return self.score.value is not None and self.score.low is not None and self.score.high is not None
-
-    @property
     def interval(self) -> str:
-        if not self.has_interval:
-            return "no interval"
-        return f"[{self.score.low:.2f}, {self.score.high:.2f}]"
-
-    @property
-    def title(self) -> str:
-        """The exact figures, or why there are none."""
-        score = self.score
-        parts = [] if score.value is None else [f"{score.value!r}"]
-        parts += [f"95 % interval [{score.low!r}, {score.high!r}]"] if self.has_interval else []
-        parts += [f"{score.n} probes"] if score.n else []
-        parts += [reason_of(score)] if reason_of(score) else []
-        return "; ".join(parts)
-
-    @property
-    def bar(self) -> tuple[str, str, str] | None:
-        """Start and width of the interval and place of the value, in per cent of the cell."""
-        value = self.score.value
-        if value is None:
-            return None
-        low = self.score.low if self.has_interval and self.score.low is not None else value
-        high = self.score.high if self.has_interval and self.score.high is not None else value
-        ends = [100 * min(max(x, 0.0), 1.0) for x in (low, high, value)]
-        return f"{ends[0]:.1f}", f"{max(ends[1] - ends[0], 0.0):.1f}", f"{min(ends[2], 98.5):.1f}"
+        """``0.83–0.98``; empty where there is none."""
+        return f"{self.score.low:.2f}–{self.score.high:.2f}" if has_interval(self.score) else ""
 
 
 @dataclass(frozen=True)
 class Row:
     """One run in a table."""
 
-    result: Result
+    entry: Entry
     label: str
     """Unique within the board."""
     kind: str | None
     cells: tuple[Cell, ...]
-    limit: int | None
+    rank: tuple[int, int] | None = None
+    divided: bool = False
+    """Whether its best possible rank differs from the row above."""
+    page: str = ""
+    """Name of the run's page, without folder and ending."""
+
+    @property
+    def result(self) -> Result:
+        return self.entry.result
 
     @property
     def name(self) -> str:
-        return self.result.method.rpartition(":")[2]
+        return bare(self.result.method)
 
     @property
     def distribution(self) -> str:
@@ -102,23 +108,50 @@ class Row:
         return self.kind == "control"
 
     @property
-    def train(self) -> str:
-        """How weights were trained, as the plan says."""
-        train = self.result.plan.get("train")
-        return str(train.get("kind", "")) if isinstance(train, Mapping) else ""
+    def limit(self) -> int | None:
+        return limit_of(self.result)
 
     @property
-    def seeds(self) -> str:
-        return ", ".join(str(seed) for seed in self.result.seeds)
+    def aside(self) -> bool:
+        """Neither ranked nor on a Pareto front: a control, or a run that is no full result."""
+        return self.control or self.limit is not None
+
+    @property
+    def attacked(self) -> bool:
+        return self.result.worst is not None
+
+    @property
+    def train(self) -> str:
+        return train_of(self.result)
+
+    @property
+    def seconds(self) -> float:
+        return seconds_a_seed(self.result)
 
     @property
     def tokens(self) -> int:
-        return self.result.compute.tokens_trained + self.result.compute.tokens_generated
+        return tokens_a_seed(self.result)
 
     @property
     def date(self) -> str:
-        known = created(self.result)
-        return self.result.created_utc if known.year == datetime.min.year else known.date().isoformat()
+        return date_of(self.result)
+
+    @property
+    def trials(self) -> int | None:
+        """Settings that were tried; None where nobody says."""
+        submission = self.entry.submission
+        return submission.tuning.trials if submission is not None and submission.tuning is not None else None
+
+    @property
+    def verified(self) -> bool:
+        return self.entry.badge in VERIFIED
+
+    @property
+    def rank_text(self) -> str:
+        if self.rank is None:
+            return "–"
+        low, high = self.rank
+        return str(low) if low == high else f"{low}–{high}"
 
 
 @dataclass(frozen=True)
@@ -136,24 +169,24 @@ class Board:
     @property
     def attacked(self) -> bool:
         """Whether any of the runs was attacked."""
-        return any(row.result.worst is not None for row in self.rows)
+        return any(row.attacked for row in self.rows)
 
     @property
     def sorted_by(self) -> str:
-        """Column by which the rows are in order."""
+        """Score by which the rows are in order."""
         return "overall_worst" if self.attacked else "overall"
 
     @property
-    def columns(self) -> list[Column]:
-        """The table's columns."""
-        return [column for column in columns() if self.attacked or column.key not in WORST]
+    def id(self) -> str:
+        return names.board_id(self.task, self.task_hash, self.model)
 
     @property
-    def id(self) -> str:
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{self.task}-{self.model}".lower()).strip("-")[:48]
-        # Different names may have the same slug.
-        digest = hashlib.sha256("\0".join((self.task, self.task_hash, self.model)).encode()).hexdigest()
-        return f"{slug}-{digest[:8]}"
+    def page(self) -> str:
+        return names.board_page(self.id)
+
+    @property
+    def task_page(self) -> str:
+        return names.task_page(self.task, self.task_hash)
 
     @property
     def controlled(self) -> bool:
@@ -168,119 +201,123 @@ class Board:
         """Hashes of the target: more than one means that runs of differing weights share the model's name."""
         return sorted({row.result.hashes.model for row in self.rows})
 
+    @property
+    def leader(self) -> Row | None:
+        """The first row that counts; None where there is none."""
+        return next((row for row in self.rows if not row.aside), None)
 
-def make_boards(results: Iterable[Result], cards: Mapping[str, MethodCard]) -> list[Board]:
-    """Boards of the ``report`` split; the largest real model first, ``nano`` last, newest task version first."""
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in latest(results):
-        if result.split == "report":
-            groups.setdefault((result.task, result.hashes.task, result.model), []).append(result)
-    sizes = {key: max(model_size(result) for result in group) for key, group in groups.items()}
-    by_model = {model: max(size for key, size in sizes.items() if key[2] == model) for _, _, model in groups}
+
+def make_boards(
+    runs: Iterable[Result | Entry],
+    cards: Cards,
+    pages: Mapping[tuple[str, ...], str] | None = None,
+    spread: Spread = in_turn,
+) -> list[Board]:
+    """Boards of the ``report`` split; the largest real model first, ``nano`` last, newest task version first.
+
+    ``pages`` gives the name of each run's page by its key; ``spread`` ranks the boards, perhaps side by side.
+    """
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in standing(latest_entries(as_entries(runs))):
+        result = entry.result
+        groups.setdefault((result.task, result.hashes.task, result.model), []).append(entry)
+    by_model: dict[str, float] = {}
+    for (_, _, model), group in groups.items():
+        by_model[model] = max(by_model.get(model, 0.0), *(model_size(entry.result) for entry in group))
 
     def order(key: tuple[str, str, str]) -> tuple[bool, float, str, str, float, str]:
-        newest = max((created(result) - datetime.min.replace(tzinfo=created(result).tzinfo)) for result in groups[key])
+        newest = max((created(e.result) - datetime.min.replace(tzinfo=created(e.result).tzinfo)) for e in groups[key])
         return key[2] == CONTROLLED, -by_model[key[2]], key[2], key[0], -newest.total_seconds(), key[1]
 
-    return [_board(key, groups[key], by_model[key[2]], cards) for key in sorted(groups, key=order)]
-
-
-def model_size(result: Result) -> float:
-    """Parameters, as the model's name tells; else the most that a method could change (all, in full training)."""
-    if result.model in OWN_SIZES:
-        return OWN_SIZES[result.model]
-    named = re.findall(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)\s?([mb])(?![a-z0-9])", result.model.lower())
-    if named:
-        number, unit = named[-1]
-        return float(number) * (1e9 if unit == "b" else 1e6)
-    return float(result.compute.trainable_parameters)
-
-
-def score_of(result: Result, name: str) -> Score:
-    """One of ``SCORES``."""
-    if name not in WORST:
-        score: Score = getattr(result.scores, name)
-        return score
-    if result.worst is None:
-        return NO_ATTACK
-    found: Score = getattr(result.worst, name)
-    if name == "forget_worst" and found.value is not None:
-        said = [f"by {result.worst.by.removeprefix('unbench:')}", *([found.reason] if found.reason else [])]
-        return found.model_copy(update={"reason": "; ".join(said)})
-    return found
-
-
-def reason_of(score: Score) -> str:
-    """Why a value or interval is missing, or what was left out; empty where there is nothing to say."""
-    missing = score.value is None or score.low is None or score.high is None
-    return score.reason or ("no reason was recorded" if missing else "")
-
-
-def kind_of(method: str, cards: Mapping[str, MethodCard]) -> str | None:
-    card = cards.get(method)
-    return card.kind if card else ("control" if method in OWN_CONTROLS else None)
-
-
-def run_labels(results: Sequence[Result]) -> list[str]:
-    """A short name for each run: the bare method, with its distribution or run-id only where that tells runs apart."""
-    bare: dict[str, set[str]] = {}
-    for result in results:
-        bare.setdefault(result.method.rpartition(":")[2], set()).add(result.method)
-    names = [r.method if len(bare[r.method.rpartition(":")[2]]) > 1 else r.method.rpartition(":")[2] for r in results]
-    return [
-        f"{name} · {result.run_id[:6]}" if names.count(name) > 1 else name
-        for name, result in zip(names, results, strict=True)
-    ]
-
-
-def describe(model: type[BaseModel], *names: str) -> str:
-    """What the schema itself says of its fields."""
-    # Docstrings mark names with double backticks; a page shows them plain.
-    return " ".join(str(model.model_fields[name].description) for name in names).replace("``", "")
+    drafts = [_Draft(key, groups[key], by_model[key[2]], cards) for key in sorted(groups, key=order)]
+    sets = spread(_Draft.rank, drafts)
+    return [draft.board(ranks, pages or {}) for draft, ranks in zip(drafts, sets, strict=True)]
 
 
 def columns() -> list[Column]:
-    """All columns that a table may have, described by the schema."""
+    """The columns of every table, described by the schema."""
+    of_scores = {
+        **{name: describe(Scores, name) for name in Scores.model_fields},
+        **{name: describe(Worst, name) for name in WORST},
+        "selectivity": "How well the drop in log-probability tells forget facts from their neighbours: the area under "
+        "the ROC curve, 0.5 where it can't.",
+    }
     return [
-        Column("method", "Method", describe(Result, "method", "run_id"), numeric=False),
-        *(Column(name, name.capitalize(), describe(Scores, name)) for name in Scores.model_fields),
-        *(Column(name, name.capitalize().replace("_", " "), describe(Worst, name)) for name in WORST),
-        Column("seeds", "Seeds", describe(Result, "seeds")),
-        Column("unlearn", "Unlearn, s", describe(Compute, "unlearn_s")),
-        Column("tokens", "Tokens", describe(Compute, "tokens_trained", "tokens_generated")),
+        Column("rank", "Rank", TIE),
+        Column("method", "Method", describe(Result, "method"), numeric=False),
+        *(Column(name, name.capitalize().replace("_", " "), of_scores[name]) for name in SHOWN),
+        Column("seconds", "Seconds", f"{describe(Compute, 'unlearn_s')} Here divided by the seeds."),
+        Column("tokens", "Tokens", f"{describe(Compute, 'tokens_trained', 'tokens_generated')} Here divided by the "
+               "seeds."),
+        Column("trials", "Tuning", TUNING),
         Column("date", "Date", describe(Result, "created_utc"), numeric=False),
-    ]
+        Column("badge", "Checked", " ".join(f"{name}: {said}" for name, said in BADGES.items()), numeric=False),
+    ]  # fmt: skip
 
 
 def legend() -> list[tuple[str, str]]:
     """Every term of the page and what the schema says of it."""
-    interval = f"{describe(Score, 'low', 'high')} Bars run from 0 to 1."
     terms = [(column.label, column.help) for column in columns()]
-    return [*terms, ("Interval [low, high]", interval), ("Task hash", f"{Hashes.__doc__} {describe(Hashes, 'task')}")]
-
-
-def _board(key: tuple[str, str, str], results: Sequence[Result], size: float, cards: Mapping[str, MethodCard]) -> Board:
-    def order(result: Result) -> tuple[bool, float, str, str]:
-        # What an attack may still bring down stands below what has been attacked.
-        first = score_of(result, "overall_worst" if result.worst is not None else "overall").value
-        return result.worst is None, (1.0 if first is None else -first), result.method, result.run_id
-
-    ranked = sorted(results, key=order)
-    notes: dict[str, int] = {}
-    names = SCORES if any(result.worst is not None for result in results) else tuple(Scores.model_fields)
-    rows = [
-        _row(result, label, kind_of(result.method, cards), notes, names)
-        for result, label in zip(ranked, run_labels(ranked), strict=True)
+    return [
+        *terms,
+        ("0.83–0.98", describe(Score, "low", "high")),
+        ("Task hash", f"{Hashes.__doc__} {describe(Hashes, 'task')}"),
     ]
-    versions = sorted({str(result.plan["task_version"]) for result in results if result.plan.get("task_version")})
-    return Board(key[0], key[1], ", ".join(versions), key[2], tuple(rows), tuple(notes), size)
 
 
-def _row(result: Result, label: str, kind: str | None, notes: dict[str, int], names: Sequence[str]) -> Row:
-    cells = []
-    for name in names:
+class _Draft:
+    """A board whose rows are in order and not yet ranked."""
+
+    def __init__(self, key: tuple[str, str, str], entries: Sequence[Entry], size: float, cards: Cards) -> None:
+        self.key, self.size = key, size
+        self.attacked = any(entry.result.worst is not None for entry in entries)
+
+        def order(entry: Entry) -> tuple[bool, bool, float, str, str]:
+            # What an attack may still bring down stands below what has been attacked, controls below all.
+            result = entry.result
+            first = score_of(result, "overall_worst" if result.worst is not None else "overall").value
+            control = kind_of(result.method, cards) == "control"
+            return control, result.worst is None, (1.0 if first is None else -first), result.method, result.run_id
+
+        self.entries = sorted(entries, key=order)
+        self.kinds = [kind_of(entry.result.method, cards) for entry in self.entries]
+
+    def rank(self) -> dict[int, tuple[int, int]]:
+        """Rank sets by place: of the attacked methods, or of all where none was attacked."""
+        ranked = [
+            index
+            for index, entry in enumerate(self.entries)
+            if self.kinds[index] != "control"
+            and limit_of(entry.result) is None
+            and (entry.result.worst is not None or not self.attacked)
+        ]
+        sets = rank_board([self.entries[i] for i in ranked], "overall_worst" if self.attacked else "overall")
+        return {ranked[place]: found for place, found in sets.items()}
+
+    def board(self, ranks: Mapping[int, tuple[int, int]], pages: Mapping[tuple[str, ...], str]) -> Board:
+        labels = run_labels([entry.result for entry in self.entries])
+        notes: dict[str, int] = {}
+        rows: list[Row] = []
+        for index, (entry, label) in enumerate(zip(self.entries, labels, strict=True)):
+            cells = tuple(self._cell(entry.result, name, notes) for name in SHOWN)
+            row = Row(entry, label, self.kinds[index], cells, ranks.get(index), False, pages.get(entry_key(entry), ""))
+            rows.append(replace(row, divided=bool(rows) and _divided(rows[-1], row)))
+        plans = [entry.result.plan for entry in self.entries]
+        versions = sorted({str(plan["task_version"]) for plan in plans if plan.get("task_version")})
+        task, task_hash, model = self.key
+        return Board(task, task_hash, ", ".join(versions), model, tuple(rows), tuple(notes), self.size)
+
+    def _cell(self, result: Result, name: str, notes: dict[str, int]) -> Cell:
         score = score_of(result, name)
-        reason = reason_of(score)
-        cells.append(Cell(name, score, notes.setdefault(reason, len(notes) + 1) if reason else None))
-    limit = result.plan.get("limit")
-    return Row(result, label, kind, tuple(cells), limit if isinstance(limit, int) else None)
+        # What was left out of a score stands on the run's page; here only what is missing asks for a word.
+        silent = has_interval(score) or (name in WORST and not self.attacked)
+        reason = "" if silent else reason_of(score)
+        by = worst_by(result).partition(" at ")[0] if name == "forget_worst" and score.value is not None else ""
+        return Cell(name, score, notes.setdefault(reason, len(notes) + 1) if reason else None, by)
+
+
+def _divided(above: Row, row: Row) -> bool:
+    """Whether a line stands between two rows: another best rank, or another sort of row."""
+    if above.control != row.control or above.attacked != row.attacked:
+        return True
+    return above.rank is not None and row.rank is not None and above.rank[0] != row.rank[0]

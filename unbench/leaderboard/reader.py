@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from unbench.errors import UsageError
-from unbench.leaderboard.plot import printable
+from unbench.leaderboard.labels import printable
 from unbench.results.schema import RESULT_SCHEMA, Result
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -46,17 +48,26 @@ def parse_result(path: Path) -> Result:
     raise UsageError(f"{printable(str(path))} is no result: {printable(why)}.")
 
 
-def latest(results: Iterable[Result]) -> list[Result]:
-    """The newest result of each (task, task hash, model, split, method, run-id), in that order.
+def run_key(result: Result) -> tuple[str, ...]:
+    """What tells runs apart, the run-id last. It leaves the seeds out."""
+    return (result.task, result.hashes.task, result.model, result.split, result.method, result.run_id)
 
-    The run-id leaves the seeds out: a run repeated with more seeds takes the place of the older one.
-    """
-    newest: dict[tuple[str, ...], Result] = {}
-    for result in results:
-        key = (result.task, result.hashes.task, result.model, result.split, result.method, result.run_id)
-        if key not in newest or _age(result) > _age(newest[key]):
-            newest[key] = result
-    return [newest[key] for key in sorted(newest)]
+
+def newest(things: Iterable[T], result_of: Callable[[T], Result]) -> list[T]:
+    """The newest thing of each run (``run_key``), in the order of the keys: a run repeated with more seeds takes the
+    place of the older one."""
+    groups: dict[tuple[str, ...], list[T]] = {}
+    for thing in things:
+        groups.setdefault(run_key(result_of(thing)), []).append(thing)
+    return [
+        group[0] if len(group) == 1 else max(group, key=lambda thing: _age(result_of(thing)))
+        for _, group in sorted(groups.items())
+    ]
+
+
+def latest(results: Iterable[Result]) -> list[Result]:
+    """The newest result of each (task, task hash, model, split, method, run-id), in that order."""
+    return newest(results, lambda result: result)
 
 
 def created(result: Result) -> datetime:

@@ -1,137 +1,161 @@
-"""Build the site: one page and its downloads, plain files without a clock, a network or a database."""
+"""Build the site: plain files without a clock, a network or a database. The same runs give the same bytes."""
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from unbench import pages
 from unbench.errors import EnvironmentProblem
 from unbench.leaderboard import boards as view
-from unbench.leaderboard import export, plot
-from unbench.leaderboard.reader import collect, latest
+from unbench.leaderboard import export, feed, figures, matrix, names, pieces
+from unbench.leaderboard.entries import Entry, as_entries, entry_key, latest_entries
+from unbench.leaderboard.known import TaskFacts, method_facts
+from unbench.leaderboard.parallel import Spread, spread_over
+from unbench.leaderboard.reader import collect
+from unbench.leaderboard.render import Renderer, renderer
+from unbench.leaderboard.runpage import RunJob, run_json, run_page
+from unbench.leaderboard.scores import Facts
+from unbench.leaderboard.writer import Checker, Writer, left_over
 from unbench.method import MethodCard
 from unbench.results.schema import Result
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from unbench.metaeval.record import MetaEval
 
-__all__ = ["build_site", "collect"]
+Pages = Mapping[tuple[str, ...], str]
+"""Name of each run's page by its key."""
 
-CONTROLLED_SENTENCE = (
-    "nano is a model of about a million parameters, built for controlled experiments: "
-    "no finding generalises from nano alone."
-)
-JSON_NAME, CSV_NAME, BIBTEX_NAME = "results.json", "results.csv", "cite.bib"
+__all__ = ["Site", "build_site", "check_site", "collect"]
 
 
-def build_site(results: Sequence[Result], out: Path, *, cards: Mapping[str, MethodCard] | None = None) -> Path:
-    """Write ``index.html`` and its downloads into ``out``; returns the page's path.
+@dataclass(frozen=True)
+class Site:
+    """All that a site is made from."""
 
-    The same results give the same bytes, in whatever order they come. ``cards`` (by qualified method name) adds kinds
-    and BibTeX; without them only UnBench's own controls are known by kind. Raises ``EnvironmentProblem`` where the
-    folder can't be written; what lay there before is then still whole.
+    runs: Sequence[Result | Entry]
+    cards: Mapping[str, MethodCard | Facts] | None = None
+    """Cards of methods by qualified name; without them only what submissions say is known, and UnBench's controls."""
+    tasks: Mapping[str, TaskFacts] | None = None
+    """Facts of tasks by name."""
+    metaeval: MetaEval | None = None
+    """The meta-evaluation that the page of metrics shows."""
+    home: Path | None = None
+    """The leaderboard's folder, where references lie; rows of submissions are read against them."""
+
+
+def build_site(runs: Sequence[Result | Entry] | Site, out: Path, *,
+               cards: Mapping[str, MethodCard | Facts] | None = None) -> Path:  # fmt: skip
+    """Write the site into ``out``; returns the path of its first page.
+
+    The same runs give the same bytes, in whatever order they come. Raises ``EnvironmentProblem`` where the folder can't
+    be written; what lay there before is then still whole.
     """
-    known = cards or {}
-    boards = view.make_boards(results, known)
-    bibtex = export.as_bibtex(boards, known)
-    files_of = {JSON_NAME: export.as_json(boards), CSV_NAME: export.as_csv(boards, known), BIBTEX_NAME: bibtex}
-    files_of["index.html"] = _page(boards, bibtex, unreported=sum(r.split != "report" for r in latest(results)))
+    site = runs if isinstance(runs, Site) else Site(runs, cards)
+    writer = Writer(out)
     try:
-        _write_all(files_of, out)
+        writer.begin()
+        made, _ = _put_all(site, writer)
+        writer.finish(made)
     except OSError as problem:
         raise EnvironmentProblem(
             f"The leaderboard can't be written to {str(out)!r}: {problem.strerror or problem}.",
             "Name another folder, or make room in this one.",
         ) from problem
+    finally:
+        writer.end()
     return out / "index.html"
 
 
-def _page(boards: Sequence[view.Board], bibtex: str, unreported: int) -> str:
-    from markupsafe import Markup
-
-    environment = _environment()
-    style, script = (_own_file(name) for name in ("board.css", "board.js"))
-    page: str = environment.get_template("index.html.j2").render(
-        boards=boards,
-        plots={board.id: Markup(_plot(board)) for board in boards},
-        fronts={board.id: [p.label for p in plot.pareto_front(_points(board))] for board in boards},
-        legend=view.legend(),
-        models=list(dict.fromkeys(board.model for board in boards)),
-        tasks=sorted({board.task for board in boards}),
-        unreported=unreported,
-        controlled_sentence=CONTROLLED_SENTENCE,
-        bibtex=bibtex,
-        downloads={"JSON": JSON_NAME, "CSV": CSV_NAME, "BibTeX": BIBTEX_NAME},
-        policy=pages.policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-    )
-    return page
+def check_site(site: Site, out: Path) -> list[str]:
+    """Files in ``out`` that differ from what ``build_site`` would write, are missing, or are no longer made."""
+    made, differing = _put_all(site, Checker(out))
+    return sorted([*differing, *left_over(out, set(made))])
 
 
-def _environment() -> Environment:
-    environment = pages.environment("unbench.leaderboard")
-    environment.filters["count"] = short_count
-    environment.filters["seconds"] = short_seconds
-    return environment
+def _put_all(site: Site, sink: Writer | Checker) -> tuple[list[str], list[str]]:
+    """Hand every file to ``sink``; the names of all files, and of those that the sink objects to."""
+    entries = latest_entries(as_entries(site.runs))
+    reported = [entry for entry in entries if entry.result.split == "report"]
+    spread = spread_over(len(reported))
+    facts = method_facts(entries, site.cards or {})
+    pages = names.run_pages(entry_key(entry) for entry in reported)
+    boards = view.make_boards(entries, facts, pages, spread)
+    jobs = _run_jobs(site, reported, boards, facts, pages)
+    made: list[str] = []
+    objected: list[str] = []
+    for done in spread(partial(_put_run, sink), jobs):
+        made += done[0]
+        objected += done[1]
+    for name, text in _other_pages(site, entries, boards, facts, pages, jobs, spread).items():
+        made.append(name)
+        problem = sink.put(name, text)
+        objected += [problem] if problem else []
+    return made, objected
 
 
-def short_count(number: int) -> str:
-    """12345 as ``12.3 k``."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return str(number)
+def _put_run(sink: Writer | Checker, job: RunJob) -> tuple[list[str], list[str]]:
+    texts = {f"runs/{job.name}.html": run_page(job), f"runs/{job.name}.json": run_json(job.entry.result)}
+    problems = [sink.put(name, text) for name, text in texts.items()]
+    return list(texts), [problem for problem in problems if problem]
 
 
-def short_seconds(seconds: float) -> str:
-    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
+def _run_jobs(site: Site, entries: Sequence[Entry], boards: Sequence[view.Board], facts: Mapping[str, Facts],
+              pages: Pages) -> list[RunJob]:  # fmt: skip
+    places = {entry_key(row.entry): (row, board) for board in boards for row in board.rows}
+    on_board = {(board.task, board.task_hash, board.model): (board.id, board.page) for board in boards}
+    jobs = []
+    for entry in entries:
+        key = entry_key(entry)
+        row, _ = places.get(key, (None, None))
+        heir = pages.get((*key[:-1], entry.superseded_by)) if entry.superseded_by else None
+        board = on_board.get((key[0], key[1], key[2]))
+        jobs.append(RunJob(entry, pages[key], facts.get(entry.result.method), row, board, heir, site.home))
+    return jobs
 
 
-def _points(board: view.Board) -> list[plot.Point]:
-    points = []
-    for row in board.rows:
-        forget, specificity = row.result.scores.forget, row.result.scores.specificity
-        if forget.value is not None and specificity.value is not None:
-            x, y = (plot.Span(score.value or 0.0, score.low, score.high) for score in (forget, specificity))
-            points.append(plot.Point(row.label, x, y, aside=row.control or row.limit is not None))
-    return points
+def _other_pages(site: Site, entries: Sequence[Entry], boards: Sequence[view.Board], facts: Mapping[str, Facts],
+                 pages: Pages, jobs: Sequence[RunJob], spread: Spread) -> dict[str, str]:  # fmt: skip
+    on_boards = [row.entry for board in boards for row in board.rows]
+    bibtex = export.as_bibtex(boards, facts)
+    texts = {
+        "results.json": export.as_json(boards),
+        "results.csv": export.as_csv(boards),
+        "cite.bib": bibtex,
+        "feed.xml": feed.as_atom(on_boards, pages),
+        **pieces.schemas(),
+    }
+    page = renderer()
+    for board in boards:
+        texts[board.page] = page.page("board.html.j2", board.page, board=board, rings=matrix.ring_matrix(board),
+                                      attacks=matrix.attack_matrix(board))  # fmt: skip
+    texts |= pieces.method_pages(jobs, boards, facts)
+    texts |= pieces.task_pages(entries, boards, site.tasks or {})
+    texts["metrics.html"] = pieces.metrics_page(site.metaeval)
+    texts["about.html"] = page.page("about.html.j2", "about.html", legend=view.legend(), badges=view.BADGES)
+    texts["submit.html"] = page.page("submit.html.j2", "submit.html", example=pieces.example_method())
+    texts["cite.html"] = page.page("cite.html.j2", "cite.html", bibtex=bibtex, own=export.UNBENCH_BIBTEX)
+    texts["index.html"] = _index(page, entries, boards, jobs, spread)
+    return texts
 
 
-def _plot(board: view.Board) -> str:
-    points = _points(board)
-    if not points:
-        return ""
-    front = ", ".join(point.label for point in plot.pareto_front(points)) or "none"
-    return plot.scatter_svg(
-        points,
-        ident=f"{board.id}-plot",
-        title=f"Forget against specificity: {board.task} on {board.model}",
-        description=f"{len(points)} of {len(board.rows)} runs, further right and further up is better; crosses are "
-        f"95 % intervals; hollow points are controls or limited runs. On the Pareto front: {front}. "
-        "The table of this board holds the same numbers.",
-    )
-
-
-def _own_file(name: str) -> str:
-    return files("unbench.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _write_all(texts: Mapping[str, str], out: Path) -> None:
-    """All files under temporary names first, then renamed, the page last: a reader never meets half a page."""
-    out.mkdir(parents=True, exist_ok=True)
-    waiting: dict[Path, Path] = {}
-    try:
-        for name, text in texts.items():
-            temporary = out / f".{name}.{os.getpid()}.tmp"
-            waiting[temporary] = out / name
-            temporary.write_bytes(text.encode("utf-8", errors="replace"))
-        for temporary, final in waiting.items():
-            os.replace(temporary, final)
-    finally:
-        for temporary in waiting:
-            temporary.unlink(missing_ok=True)
+def _index(page: Renderer, entries: Sequence[Entry], boards: Sequence[view.Board], jobs: Sequence[RunJob],
+           spread: Spread) -> str:  # fmt: skip
+    rows = [row for board in boards for row in board.rows]
+    values: dict[str, Any] = {
+        "boards": boards,
+        "repeated": Counter(board.task + board.model for board in boards),
+        "plots": {board.id: drawn for board, drawn in zip(boards, spread(figures.board_figures, boards), strict=True)},
+        "columns": view.columns(),
+        "legend": view.legend(),
+        "models": list(dict.fromkeys(board.model for board in boards)),
+        "tasks": sorted({board.task for board in boards}),
+        "trains": sorted({row.train for row in rows if row.train}),
+        "kinds": sorted({row.kind for row in rows if row.kind}),
+        "withdrawn": pieces.withdrawn(jobs),
+        "unreported": sum(entry.result.split != "report" for entry in entries),
+    }
+    return page.page("index.html.j2", "index.html", **values)

@@ -49,6 +49,14 @@ def html(found: MetaEval) -> str:
     return page
 
 
+def body(found: MetaEval) -> str:
+    """The tables and the plot alone, for another page to hold."""
+    from markupsafe import Markup
+
+    text: str = _environment().get_template("body.html.j2").render(found=found, plot=Markup(svg(found.measures)))
+    return text
+
+
 def _environment() -> Environment:
     environment = pages.environment("unbench.metaeval")
     environment.filters["score"] = score_text
@@ -65,7 +73,7 @@ def score_text(score: Score) -> str:
 
 def svg(measures: Sequence[Judged]) -> str:
     """F, R and Q of every metric as marks with their intervals, one row a metric."""
-    from unbench.leaderboard.plot import printable
+    from unbench.leaderboard.labels import printable
 
     height = TOP + ROW * len(measures) + BOTTOM
     names = {"aria-labelledby": "plot-title", "aria-describedby": "plot-desc"}
