@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: demo test test-all test-vllm lint docs wheel clean check-python browser
+.PHONY: demo test test-all test-vllm lint docs site wheel clean check-python browser
 
 demo: $(STAMP)
 	$(BIN)/unbench run --method unstar
@@ -36,6 +36,13 @@ lint: $(STAMP)
 # The site lies in docs/_build/html; a broken link or reference fails it.
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+
+# What is published: the leaderboard's folder with its site and the documentation, in build/pages.
+site: docs
+	rm -rf build/pages && mkdir -p build && cp -R leaderboard build/pages
+	$(BIN)/unbench leaderboard build build/pages/submissions --out build/pages/site
+	cp -R docs/_build/html/. build/pages/site/docs/
+	printf '<!doctype html><meta charset="utf-8"><title>UnBench</title><meta http-equiv="refresh" content="0; url=site/index.html"><a href="site/index.html">UnBench</a>\n' > build/pages/index.html
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel

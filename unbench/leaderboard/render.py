@@ -25,6 +25,7 @@ NAVIGATION = (
     ("about.html", "About"),
     ("submit.html", "Submit"),
     ("cite.html", "Cite"),
+    ("docs/index.html", "Docs"),
 )
 
 SHEETS: dict[str, tuple[str, ...]] = {

@@ -19,7 +19,7 @@ from unbench.leaderboard.reader import collect
 from unbench.leaderboard.render import Renderer, renderer
 from unbench.leaderboard.runpage import RunJob, run_json, run_page
 from unbench.leaderboard.scores import Facts
-from unbench.leaderboard.writer import Checker, Writer, left_over
+from unbench.leaderboard.writer import DOCS, Checker, Writer, left_over
 from unbench.method import MethodCard
 from unbench.results.schema import Result
 
@@ -73,6 +73,8 @@ def build_site(runs: Sequence[Result | Entry] | Site, out: Path, *,
 def check_site(site: Site, out: Path) -> list[str]:
     """Files in ``out`` that differ from what ``build_site`` would write, are missing, or are no longer made."""
     made, differing = _put_all(site, Checker(out))
+    if (out / DOCS).is_file():  # the documentation itself may stand there
+        differing = [name for name in differing if name != DOCS]
     return sorted([*differing, *left_over(out, set(made))])
 
 
@@ -138,6 +140,7 @@ def _other_pages(site: Site, entries: Sequence[Entry], boards: Sequence[view.Boa
     texts["about.html"] = page.page("about.html.j2", "about.html", legend=view.legend(), badges=view.BADGES)
     texts["submit.html"] = page.page("submit.html.j2", "submit.html", example=pieces.example_method())
     texts["cite.html"] = page.page("cite.html.j2", "cite.html", bibtex=bibtex, own=export.UNBENCH_BIBTEX)
+    texts[DOCS] = page.page("docs.html.j2", DOCS)
     texts["index.html"] = _index(page, entries, boards, jobs, spread)
     return texts
 

@@ -12,8 +12,13 @@ SECTIONS = {
     "methods": r"[a-z0-9_-]{1,60}\.html",
     "tasks": r"[a-z0-9_-]{1,70}\.html",
     "boards": r"[a-z0-9-]{1,70}\.html",
+    "docs": r"index\.html",
 }
 """Folders of the site, and the names of the pages that a build may have left there."""
+
+
+DOCS = "docs/index.html"
+"""Stands for the documentation until ``make site`` puts it there."""
 
 
 class Writer:
