@@ -312,7 +312,8 @@ class _Draft:
         # What was left out of a score stands on the run's page; here only what is missing asks for a word.
         silent = has_interval(score) or (name in WORST and not self.attacked)
         reason = "" if silent else reason_of(score)
-        by = worst_by(result).partition(" at ")[0] if name == "forget_worst" and score.value is not None else ""
+        told = name == "forget_worst" and score.value is not None
+        by = worst_by(result).partition(" at ")[0].replace("_", " ") if told else ""
         return Cell(name, score, notes.setdefault(reason, len(notes) + 1) if reason else None, by)
 
 
