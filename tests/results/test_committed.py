@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +9,29 @@ from pathlib import Path
 import pytest
 
 from unbench.leaderboard.reader import parse_result
+from unbench.results.schema import Result
+from unbench.submissions.read import read_submission
+from unbench.submissions.schema import Submission
 
 
 def test_every_committed_result_is_valid(repository: Path) -> None:
-    files = sorted((repository / "results").rglob("result.json"))
-    assert files
-    for file in files:
+    """Runs that were not submitted; submissions are validated elsewhere."""
+    for file in sorted((repository / "results").rglob("result.json")):
         result = parse_result(file)
         assert file.parent.name == result.run_id
         assert result.split == "report"
         assert result.plan["limit"] is None
+
+
+def own_run(repository: Path) -> Result:
+    """UnSTAR's submission of bios/fact with its usual settings."""
+    folders = (repository / "leaderboard" / "submissions" / "bios" / "fact" / "unstar").iterdir()
+    (found,) = (one for one in map(read, folders) if one.tuning is not None)
+    return found.result
+
+
+def read(folder: Path) -> Submission:
+    return read_submission(folder)[1]
 
 
 def test_the_tables_are_those_of_the_results(repository: Path) -> None:
@@ -28,16 +40,22 @@ def test_the_tables_are_those_of_the_results(repository: Path) -> None:
         [sys.executable, str(repository / "benchmarks" / "results_table.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (file,) = (repository / "results" / "bios" / "fact" / "unstar").rglob("result.json")
-    forget = json.loads(file.read_text(encoding="utf-8"))["scores"]["forget"]
-    cell = f"| unstar | {forget['value']:.2f} [{forget['low']:.2f}, {forget['high']:.2f}] |"
+    forget = own_run(repository).scores.forget
+    cell = f"| unstar | {forget.value:.2f} [{forget.low:.2f}, {forget.high:.2f}] |"
     assert cell in (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_findings_are_those_of_the_submissions(repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(repository / "benchmarks" / "findings.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("score", ["forget", "trace", "retain", "specificity", "overall"])
 def test_the_readmes_run_is_the_committed_one(repository: Path, score: str) -> None:
-    (file,) = (repository / "results" / "bios" / "fact" / "unstar").rglob("result.json")
+    result = own_run(repository)
     text = (repository / "README.md").read_text(encoding="utf-8")
-    assert f"unbench show results/bios/fact/unstar/{file.parent.name}" in text
-    found = getattr(parse_result(file).scores, score)
+    assert f"unbench show leaderboard/submissions/bios/fact/unstar/{result.run_id}" in text
+    found = getattr(result.scores, score)
     assert f"│ {score:11} │ {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" in text
