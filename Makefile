@@ -11,11 +11,14 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/unbench run --method unstar
 
+# As many processes as cores, four at most; a file's tests stay together.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: $(STAMP) browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP) browser
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # vLLM for the CPU has an environment of its own (3.5 GB): it wants an older transformers.
 test-vllm: $(VLLM_STAMP)

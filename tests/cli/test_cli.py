@@ -104,12 +104,13 @@ def test_every_method_and_task_can_be_cited() -> None:
 
 
 def test_a_run_and_an_attack_can_be_cited(repository: Path, tmp_path: Path) -> None:
-    run = next((repository / "results" / "bios" / "fact" / "unstar").glob("*/result.json")).parent
+    run = next((repository / "results" / "facts" / "hogwarts" / "unstar").glob("*/result.json")).parent
     said = unbench("cite", str(run))
     assert said.returncode == 0
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert said.stdout.startswith(f"@misc{{unbench_run_{result['run_id']},")
-    assert f"Run {result['run_id']} of {result['created_utc'][:10]}, seeds 0, 1, 2" in said.stdout
+    seeds = ", ".join(map(str, result["seeds"]))
+    assert f"Run {result['run_id']} of {result['created_utc'][:10]}, seeds {seeds}," in said.stdout
     assert said.stdout.count("{") == said.stdout.count("}")
     assert "arXiv" in unbench("cite", "quantize").stdout
     assert "has no paper" in unbench("cite", "none").stdout

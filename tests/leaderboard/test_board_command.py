@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,9 @@ def test_interrupting_serve_is_quiet_and_gives_130(here, make):
     build_site([make()], here / "site")
     words = [sys.executable, "-c", "from unbench.cli import main; main()", "leaderboard", "serve", "--out", "site",
              "--port", "0"]  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    # A shell's background jobs, and what they start, ignore Ctrl-C unless told to listen.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen,
                           env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:  # fmt: skip
         assert process.stdout is not None
         address = process.stdout.readline().strip()

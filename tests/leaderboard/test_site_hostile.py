@@ -15,7 +15,7 @@ def check_pages(site, read_page) -> int:
     pages = sorted(site.rglob("*.html"))
     for path in pages:
         page = read_page(path)
-        assert len(page.all("script")) == (path.name == "index.html"), path
+        assert len(page.all("script")) == (path == site / "index.html"), path
         assert not {e["tag"] for e in page.elements} & {"img", "u", "s", "iframe"}, path
         for element in page.elements:
             assert not [key for key in element["attrs"] if key.startswith("on")], path

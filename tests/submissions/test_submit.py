@@ -1,4 +1,5 @@
-"""``unbench submit`` packs what can stand on a board and says why of anything else; ``verify`` does it again."""
+"""``unbench submit`` packs what can stand on a board and says why of anything else; ``verify`` does it again. The
+commands are those of docs/submit.md."""
 
 from __future__ import annotations
 
