@@ -196,6 +196,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "fact": lambda: board("bios/fact", "nano"),
     "front": lambda: front("bios/fact", "nano"),
     "ablations": lambda: ablations("bios/fact", "nano"),
+    "npo": lambda: ablations("bios/fact", "nano", "npo"),
+    "grad_diff": lambda: ablations("bios/fact", "nano", "grad_diff"),
     "relearning": lambda: relearning("bios/fact", "nano"),
     "relation": lambda: board("bios/relation", "nano"),
     "person": lambda: board("bios/person", "nano"),

@@ -87,7 +87,7 @@ def test_the_page_followed_to_the_letter(tmp_path: Path, repository: Path) -> No
         if line.startswith("  git ") and "push" not in line:
             author = "git -c user.name=stranger -c user.email=stranger@example.org"
             run(line.strip().replace("git ", f"{author} ", 1))
-    changed = run("git diff --name-only HEAD~1").split()
+    changed = run("git show --name-only --format= HEAD").split()
     assert changed
     assert all(name.startswith(str(folder.relative_to(clone))) for name in changed)
     assert run("unbench validate leaderboard/submissions/bios/fact/my_npo --base HEAD~1") == ""
