@@ -1,5 +1,5 @@
 """``unbench submit`` packs what can stand on a board and says why of anything else; ``verify`` does it again. The
-commands are those of docs/submit.md."""
+commands are those of docs/submit.md and README.md."""
 
 from __future__ import annotations
 
