@@ -15,7 +15,7 @@ import numpy as np
 
 from unbench.attacks.measure import Part
 from unbench.leaderboard.plot import Point, Span, pareto_front
-from unbench.metrics.ranks import rank_sets
+from unbench.leaderboard.ranking import rank_parts
 from unbench.paired import difference, paired
 from unbench.results.schema import Score
 from unbench.results.store import RunFolder
@@ -30,13 +30,13 @@ FIRST = ("rationale", "consistent", "retest", "paraphrases")
 Runs = list[tuple[Path, Submission]]
 
 
-def cell(score: Score | None, digits: int = 2) -> str:
+def cell(score: Score | None) -> str:
     """Value and interval; a dash where there is none."""
     if score is None or score.value is None:
         return "–"
     if score.low is None or score.high is None or score.low == score.high:
-        return f"{score.value:.{digits}f}"
-    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+        return f"{score.value:.2f}"
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -106,18 +106,8 @@ def board(task: str, model: str) -> str:
 def ranked(runs: Sequence[Submission]) -> dict[str, str]:
     """Rank sets by overall_worst (overall, where nothing was attacked); run-id -> "low–high"."""
     which = "overall_worst" if all("overall_worst" in one.ranking for one in runs) else "overall"
-    kept = [one for one in runs if which in one.ranking]
-    if len(kept) < 2:
-        return {}
-    own = [one.ranking[which] for one in kept]
-    clusters = sorted(set.intersection(*(set(one.left_out) for one in own)))
-    others = set(own[0].others)
-    values = np.array([-key(one) for one in kept])
-    left_out = np.array([[one.left_out[cluster] for cluster in clusters] for one in own])
-    strata = np.array([cluster in others for cluster in clusters], dtype=np.int64)
-    found = rank_sets(values, left_out, [np.array(one.by_seed) for one in own], strata=strata)
-    return {one.result.run_id: f"{low}–{high}" if low < high else str(low)
-            for one, low, high in zip(kept, found.low, found.high, strict=True)}  # fmt: skip
+    found = rank_parts({one.result.run_id: (-key(one), one.ranking[which]) for one in runs if which in one.ranking})
+    return {run_id: f"{low}–{high}" if low < high else str(low) for run_id, (low, high) in found.items()}
 
 
 def front(task: str, model: str) -> str:

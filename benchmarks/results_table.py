@@ -12,11 +12,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from findings import usual
+from findings import CONTROLS, cell, usual
 
 from unbench.leaderboard.reader import parse_result
 from unbench.metaeval.record import MetaEval
-from unbench.results.schema import AttackResult, Result, Score
+from unbench.results.schema import AttackResult, Result
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -26,16 +26,6 @@ ATTACKS = """\
 What [attacks](../docs/attacks.md) leave of forget: a cell is forget at the worst point of an attack's curve that got
 something back for certain, 1.00 where none did, and a dash where it can't be carried out. `forget` is that of the same
 probes without an attack. A wrong answer that is taught leaves a trace in the ranking: `forget_worst` counts it too."""
-CONTROLS = ("none", "retrain", "retain_only", "sham")
-
-
-def cell(score: Score) -> str:
-    """Value and interval; a dash where there is none."""
-    if score.value is None:
-        return "–"
-    if score.low is None or score.high is None or score.low == score.high:
-        return f"{score.value:.2f}"
-    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 def attacks_table(results: list[Result]) -> str:

@@ -201,7 +201,7 @@ class AttackContext:
     @staticmethod
     def question(probe: Probe) -> str:
         """The probe's last user turn."""
-        return next(m.content for m in reversed(probe.messages) if m.role == "user")
+        return probe.question
 
     @staticmethod
     def reworded(

@@ -256,7 +256,7 @@ def _add_rows(
 ) -> None:
     from unbench.match import holds
 
-    question = next(m.content for m in reversed(probe.messages) if m.role == "user")
+    question = probe.question
     said = text.text.strip()
     same = {
         "role": role, "probe": probe.id, "ring": probe.ring, "kind": probe.kind, "subject": probe.subject,

@@ -66,6 +66,11 @@ class Probe(BaseModel):
     )
     generate: bool = Field(True, description="whether a greedy answer is wanted; false where only its score is read")
 
+    @property
+    def question(self) -> str:
+        """The last user turn."""
+        return next(message.content for message in reversed(self.messages) if message.role == "user")
+
     @model_validator(mode="after")
     def _answer_among_candidates(self) -> Probe:
         if self.answer not in self.candidates:

@@ -36,7 +36,12 @@ class Chosen:
     @property
     def file_name(self) -> str:
         """Name of its files in a run; a stranger's may share its short name with a built-in."""
-        return self.name.removeprefix(f"{plugins.OWN}:").replace(":", "--")
+        return attack_file_name(self.name)
+
+
+def attack_file_name(name: str) -> str:
+    """Of an attack's qualified name."""
+    return name.removeprefix(f"{plugins.OWN}:").replace(":", "--")
 
 
 def attack_names(asked: Sequence[str], files: Sequence[PluginFile] = ()) -> tuple[str, ...]:

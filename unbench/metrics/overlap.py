@@ -6,7 +6,7 @@ UnSTAR writes paraphrases, and one may equal a held-out probe; every method is g
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from unbench.metrics.scores import NO_TARGET, score_table
@@ -23,6 +23,12 @@ def normal(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
+def asked_again(asked: Mapping[str, str], trained: Iterable[str]) -> list[str]:
+    """The probes (``asked``: probe -> question) whose question is among ``trained``, but for case and punctuation."""
+    texts = {normal(question) for question in trained}
+    return [probe for probe, question in asked.items() if normal(question) in texts]
+
+
 def overlap(
     unlearned: Mapping[int, pd.DataFrame],
     target: pd.DataFrame | None,
@@ -35,13 +41,10 @@ def overlap(
     that any seed trained on). ``trained``: seed -> questions."""
     asked_of = target if target is not None else unlearned[min(unlearned)]
     forget = asked_of[asked_of["ring"] == "forget"].drop_duplicates("probe")
-    asked = {probe: normal(question) for probe, question in zip(forget["probe"], forget["question"], strict=True)}
+    asked = dict(zip(forget["probe"], forget["question"], strict=True))
     if not asked:
         return {}
-    same: dict[int, set[str]] = {}
-    for seed, questions in trained.items():
-        texts = {normal(question) for question in questions}
-        same[seed] = {probe for probe, text in asked.items() if text in texts}
+    same = {seed: set(asked_again(asked, questions)) for seed, questions in trained.items()}
     share = sum(len(probes) for probes in same.values()) / (len(asked) * max(1, len(same)))
     dropped = set().union(*same.values())
 

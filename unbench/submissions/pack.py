@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from unbench.attacks.choose import attack_file_name
 from unbench.errors import UsageError
-from unbench.metrics.overlap import normal
+from unbench.metrics.overlap import asked_again
 from unbench.plan import Plan, resolve_config
 from unbench.results.schema import AttackResult, Result
 from unbench.results.store import RunFolder, SeedFolder, read_record, read_result, write_bytes
@@ -134,22 +135,17 @@ def _yardstick(result: Result, leaderboard: Path, data_dir: Path | None) -> Meas
 
 
 def _rows(seeds: Mapping[int, SeedFolder], yard: Measuring) -> bytes:
-    asked = {probe.id: normal(_question(probe)) for probe in yard.probes if probe.ring == "forget"}
+    asked = {probe.id: probe.question for probe in yard.probes if probe.ring == "forget"}
     frames: dict[Of, pd.DataFrame] = {}
     own: dict[Of, Own] = {}
     for seed, place in seeds.items():
         frames[seed] = place.read_responses()
-        trained = {normal(question) for question in place.trained_questions()}
         taught = {fact: [plain_text(one) for one in answers] for fact, answers in place.taught_answers().items()}
-        own[seed] = Own(taught, tuple(probe for probe, text in asked.items() if text in trained))
+        own[seed] = Own(taught, tuple(asked_again(asked, place.trained_questions())))
     try:
         return write_rows(frames, own, yard.probes, yard.task.knowledge)
     except ValueError as problem:
         raise UsageError(f"The run can't be packed: {problem}.", "Make it again with this UnBench.") from problem
-
-
-def _question(probe: Any) -> str:
-    return str(next(message.content for message in reversed(probe.messages) if message.role == "user"))
 
 
 def _attacks(
@@ -169,7 +165,7 @@ def _attacks(
             notes.append(f"{one.name} is left out: the leaderboard has not tried it, in this version and with these "
                          "settings, on a model that never knew.")  # fmt: skip
             continue
-        file = one.name.removeprefix("unbench:").replace(":", "--") + ".parquet"
+        file = f"{attack_file_name(one.name)}.parquet"
         try:
             tables[one.name] = {seed: pq.ParquetFile(place.attacks / file).read().to_pandas()
                                 for seed, place in seeds.items()}  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from unbench.errors import UnbenchError
 from unbench.submissions import files as names
 from unbench.submissions.rows import AttackRows, Rows, read_attacks, read_rows
-from unbench.submissions.schema import Submission, Verified
+from unbench.submissions.schema import Submission
 from unbench.submissions.strict import Refused, parse, read_file
 from unbench.submissions.yardstick import Measuring, Yardsticks, sha256
 
@@ -90,19 +90,6 @@ def open_submission(folder: Path) -> Opened:
     if missing:
         raise Refused(f"has no {min(missing)}")
     return Opened(folder, body, submission, contents)
-
-
-def read_verification(leaderboard: Path, folder: Path, run_id: str) -> Verified | None:
-    """What a maintainer found of this very ``submission.json``; None where nobody looked, or at another one."""
-    path = leaderboard / "verifications" / f"{run_id}.json"
-    if not path.is_file():
-        return None
-    try:
-        found = Verified.model_validate(parse(read_file(path)))
-        own = read_file(folder / names.SUBMISSION_FILE, names.MAX_SIZES[names.SUBMISSION_FILE])
-    except (Refused, ValidationError):
-        return None
-    return found if found.run_id == run_id and found.submission == sha256(own) else None
 
 
 @cache

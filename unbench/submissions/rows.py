@@ -200,11 +200,7 @@ def plain_text(text: str) -> str:
 
 def hit(text: str, probe: Probe) -> bool:
     """Whether a greedy answer holds the right answer."""
-    return holds(text, (probe.answer, *probe.accept), _question(probe))
-
-
-def _question(probe: Probe) -> str:
-    return next(message.content for message in reversed(probe.messages) if message.role == "user")
+    return holds(text, (probe.answer, *probe.accept), probe.question)
 
 
 def _row(group: pd.DataFrame, probe: Probe, knowledge: Knowledge) -> dict[str, Any]:
@@ -333,7 +329,7 @@ def _frame(of: Of, probes: Sequence[Probe], rows: Sequence[Mapping[str, Any]], k
         same = {
             "role": of if isinstance(of, str) else "unlearned", "probe": probe.id, "ring": probe.ring,
             "kind": probe.kind, "subject": probe.subject, "cluster": probe.cluster, "fact": probe.fact,
-            "given": probe.given, "pair": probe.pair, "question": _question(probe), "text": row["text"],
+            "given": probe.given, "pair": probe.pair, "question": probe.question, "text": row["text"],
             "finished": row["end"], "recalled": row["hit"],
         }  # fmt: skip
         for name, value in same.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unbench.attacks.measure import Point, base_of, outcome, part_of, points, unattacked
+from unbench.attacks.measure import Point, outcome, part_of, points, unattacked
 from unbench.attacks.worst import least, whole_of, worst
 from unbench.metrics.scores import Board
 from unbench.metrics.table import lay_out
@@ -54,7 +54,7 @@ def score_rows(rows: Rows, attacked: AttackRows, tried: Sequence[Tried], yard: M
     """Score the rows. Raises ``Refused`` where they can't be scored."""
     frames = {int(of): frame for of, frame in rows.frames.items()}
     own = {int(of): one for of, one in rows.own.items()}
-    questions = {probe.id: _question(probe) for probe in yard.probes if probe.ring == "forget"}
+    questions = {probe.id: probe.question for probe in yard.probes if probe.ring == "forget"}
     for one in own.values():
         foreign = [probe for probe in one.trained if probe not in questions]
         if foreign:
@@ -80,14 +80,9 @@ def score_rows(rows: Rows, attacked: AttackRows, tried: Sequence[Tried], yard: M
     return Scored(rounded(measured), [rounded(one) for one in results], rounded(whole), rounded(ranking))
 
 
-def _question(probe: Any) -> str:
-    return str(next(message.content for message in reversed(probe.messages) if message.role == "user"))
-
-
 def _attacks(
     attacked: AttackRows, tried: Sequence[Tried], yard: Measuring, seeds: set[int]
 ) -> tuple[list[AttackResult], list[tuple[str, Sequence[Point]]]]:
-    base = base_of(yard.target, yard.references, yard.task.knowledge, yard.known_only)
     results: list[AttackResult] = []
     curves: list[tuple[str, Sequence[Point]]] = []
     for one in tried:
@@ -104,7 +99,7 @@ def _attacks(
         points_of = {_points_of(table) for table in [*found.values(), *([] if reference is None else [reference])]}
         if len(points_of) > 1:
             raise Refused(f"has other points of {one.locked.name} than the yardstick, or of one seed than of another")
-        curve = points({int(of): table for of, table in found.items()}, reference, beside.get("target"), base)
+        curve = points({int(of): table for of, table in found.items()}, reference, beside.get("target"), yard.base)
         results.append(
             one.said.model_copy(
                 update={
@@ -127,8 +122,7 @@ def _points_of(table: pd.DataFrame) -> frozenset[tuple[Any, ...]]:
 def _worst(
     board: Board, frames: Mapping[int, pd.DataFrame], curves: list[tuple[str, Sequence[Point]]], yard: Measuring
 ) -> Worst:
-    base = base_of(yard.target, yard.references, yard.task.knowledge, yard.known_only)
-    calm = unattacked(frames, set(yard.asked), base, yard.task.knowledge)
+    calm = unattacked(frames, set(yard.asked), yard.base, yard.task.knowledge)
     return worst(board.table, curves, calm)
 
 

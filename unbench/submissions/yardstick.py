@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from unbench.attacks.measure import Base, base_of
 from unbench.errors import EnvironmentProblem, UnbenchError, UsageError
 from unbench.results.store import write_bytes, write_text
 from unbench.submissions.rows import AttackRows, Rows, read_attacks, read_rows
@@ -144,6 +145,11 @@ class Measuring:
     @property
     def known_only(self) -> bool:
         return self.task.target == "given"
+
+    @cached_property
+    def base(self) -> Base:
+        """What attacks are held against."""
+        return base_of(self.target, self.references, self.task.knowledge, self.known_only)
 
     @cached_property
     def asked(self) -> dict[str, Probe]:
