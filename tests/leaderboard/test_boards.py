@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -117,6 +119,16 @@ def test_without_scores_by_cluster_there_are_no_ranks(make, make_attacked, tmp_p
     assert [row.rank_text for row in make_boards(read_entries(home), {})[0].rows] == ["–"] * 3
 
 
+def test_a_copy_of_a_consistent_run_is_only_claimed(tmp_path, make, make_submission):
+    home = tmp_path / "leaderboard"
+    folder = make_submission(make(), home)
+    shutil.copytree(folder, home / "submissions" / "copy" / folder.name)
+    entries = read_entries(home / "submissions", consistent={folder})
+    assert {entry.folder: entry.badge for entry in entries} == {
+        folder: "consistent", home / "submissions" / "copy" / folder.name: "claimed",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("verdict", "consistent", "badge"),
     [(None, False, "claimed"), (None, True, "consistent"), ("reproduced", True, "reproduced"),
@@ -128,7 +140,7 @@ def test_badges_and_both_numbers(tmp_path, make, make_submission, make_verificat
     folder = make_submission(make(), home)
     if verdict:
         make_verification(folder, home, verdict, {"overall": 0.88})
-    entries = read_entries(home / "submissions", consistent={folder.name} if consistent else set())
+    entries = read_entries(home / "submissions", consistent={folder} if consistent else set())
     assert [entry.badge for entry in entries] == [badge]
     build_site(entries, tmp_path / "site")
     text = read_page(tmp_path / f"site/runs/{folder.name}.html").all("main")[0]["text"]

@@ -89,15 +89,15 @@ def _site(folder: Path, validate: bool, metaeval: MetaEval | None) -> Site:
     return Site(entries, cards, tasks, metaeval, leaderboard_of(folder))
 
 
-def _consistent(folder: Path) -> frozenset[str]:
-    """Run-ids of the submissions whose rows give their numbers."""
+def _consistent(folder: Path) -> frozenset[Path]:
+    """Folders of the submissions whose rows give their numbers."""
     from unbench.leaderboard.parallel import side_by_side
     from unbench.submissions.check import consistent
     from unbench.submissions.read import find
 
     folders = find(folder)
     found = side_by_side(consistent, folders)
-    return frozenset(one.name for one, good in zip(folders, found, strict=True) if good)
+    return frozenset(one for one, good in zip(folders, found, strict=True) if good)
 
 
 def _metaeval(folder: Path) -> MetaEval | None:

@@ -98,11 +98,11 @@ def _may_supersede(new: Entry, old: Entry) -> bool:
     return same and created(a) >= created(b)
 
 
-def read_entries(folder: Path, consistent: AbstractSet[str] = frozenset()) -> list[Entry]:
+def read_entries(folder: Path, consistent: AbstractSet[Path] = frozenset()) -> list[Entry]:
     """Every submission, and every plain run, anywhere below ``folder``, in the order of their paths.
 
-    ``consistent`` are run-ids whose rows were found to give their numbers. What is broken is skipped with a warning.
-    Raises ``UsageError`` where ``folder`` is no folder.
+    ``consistent`` are folders of submissions whose rows were found to give their numbers. What is broken
+    is skipped with a warning. Raises ``UsageError`` where ``folder`` is no folder.
     """
     from unbench.submissions.files import SUBMISSION_FILE, leaderboard_of
     from unbench.submissions.read import find
@@ -116,7 +116,7 @@ def read_entries(folder: Path, consistent: AbstractSet[str] = frozenset()) -> li
     return [plain[key] for key in sorted(plain)]
 
 
-def _read_submission(path: Path, home: Path, consistent: AbstractSet[str]) -> Entry | None:
+def _read_submission(path: Path, home: Path, consistent: AbstractSet[Path]) -> Entry | None:
     from pydantic import ValidationError
 
     from unbench.submissions.schema import Submission
@@ -137,7 +137,7 @@ def _read_submission(path: Path, home: Path, consistent: AbstractSet[str]) -> En
         folder=path.parent,
         digest=digest,
         verified=_read_verified(home, run_id, digest),
-        consistent=run_id in consistent,
+        consistent=path.parent in consistent,
     )
 
 
