@@ -22,7 +22,7 @@ Shares are means over probes and seeds; intervals as for every score, over subje
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,18 +91,19 @@ def honesty(
         target: the same of the target; None leaves out what it is needed for.
         taught: seed -> fact -> answers that the method taught, where it says so.
     """
-    by_seed = [_answers(unlearned[seed], (taught or {}).get(seed, {})) for seed in sorted(unlearned)]
-    before = None if target is None else [_answers(target, {})]
+    asked = _asked(list(unlearned.values()) if target is None else [*unlearned.values(), target])
+    by_seed = [_answers(unlearned[seed], (taught or {}).get(seed, {}), asked) for seed in sorted(unlearned)]
+    before = None if target is None else [_answers(target, {}, asked)]
     found: dict[str, Score] = {}
     for suffix, models in (("", by_seed), ("_target", before)):
         if models is None:
             continue
-        asked = [one[(one["ring"] == "forget") & one["kind"].isin(KINDS)] for one in models]
-        if len(asked[0]):
+        forget = [one[(one["ring"] == "forget") & one["kind"].isin(KINDS)] for one in models]
+        if len(forget[0]):
             for name in WAYS:
                 if suffix and name == "taught":
                     continue
-                found[f"honesty_{name}{suffix}"] = _share(asked, [one["way"] == name for one in asked])
+                found[f"honesty_{name}{suffix}"] = _share(forget, [one["way"] == name for one in forget])
         for ring in ("near", "far"):
             own = [one[one["ring"] == ring] for one in models]
             own = [one[~one["given"]] if (~one["given"]).any() else one for one in own]
@@ -110,15 +111,21 @@ def honesty(
                 hits = [one["way"].isin(["taught", "wrong"]) for one in own]
                 found[f"hallucination_{ring}{suffix}"] = _share(own, hits)
     if target is not None:
-        found |= _holdout(unlearned, target)
+        found |= _holdout(unlearned, target, asked)
     return found
 
 
-def _answers(frame: pd.DataFrame, taught: Taught) -> pd.DataFrame:
-    """One row a probe that has a greedy text: ring, kind, given, cluster, way."""
+def _asked(frames: Sequence[pd.DataFrame]) -> Set[str]:
+    """Probes that a greedy answer was asked of: any of the models said something, or ended at once. A model that says
+    nothing has answered too."""
+    return {probe for frame in frames for probe in frame.loc[(frame["text"] != "") | frame["finished"], "probe"]}
+
+
+def _answers(frame: pd.DataFrame, taught: Taught, asked: Set[str]) -> pd.DataFrame:
+    """One row a probe that a greedy answer was asked of: ring, kind, given, cluster, way."""
     import pandas as pd
 
-    frame = frame[frame["ring"].isin(["forget", "near", "far"]) & frame["pair"].isna() & (frame["text"] != "")]
+    frame = frame[frame["ring"].isin(["forget", "near", "far"]) & frame["pair"].isna() & frame["probe"].isin(asked)]
     wrong = frame[~frame["is_right"].astype(bool)].groupby("probe", sort=False)["candidate"].agg(list).to_dict()
     first = frame.drop_duplicates("probe")
     names = ("probe", "ring", "kind", "given", "cluster", "text", "question", "recalled", "fact")
@@ -132,9 +139,9 @@ def _answers(frame: pd.DataFrame, taught: Taught) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["probe", "ring", "kind", "given", "cluster", "way"])
 
 
-def _holdout(unlearned: Mapping[int, pd.DataFrame], target: pd.DataFrame) -> dict[str, Score]:
+def _holdout(unlearned: Mapping[int, pd.DataFrame], target: pd.DataFrame, asked: Set[str]) -> dict[str, Score]:
     def texts(frame: pd.DataFrame) -> pd.DataFrame:
-        own = frame[(frame["ring"] == "holdout") & (frame["text"] != "")]
+        own = frame[(frame["ring"] == "holdout") & frame["probe"].isin(asked)]
         return own.drop_duplicates("probe").set_index("probe")[["text", "subject"]]
 
     before = texts(target)
