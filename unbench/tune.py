@@ -230,7 +230,8 @@ class Ledger:
         names = {str(one.user_attrs["objective"]) for one in self._ended() if "objective" in one.user_attrs}
         return Tuned(
             method=base.method, task=base.task, task_hash=base.task_hash, model=base.model,
-            train=base.train.model_dump(mode="json"), seed=self._study.seed, budget_tokens=base.budget_tokens,
+            train=base.train.model_dump(mode="json"), dtype=base.dtype, seed=self._study.seed,
+            budget_tokens=base.budget_tokens,
             objective=" or ".join(sorted(names)) or OVERALL, space=self._study.space, asked=asked,
             best=None if best is None else best.trial, config=None if best is None else best.config,
             trials=trials, versions=versions(),

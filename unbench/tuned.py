@@ -59,6 +59,8 @@ class Tuned(BaseModel):
     """Model name, hub id or folder name."""
     train: dict[str, Any]
     """How weights were trained."""
+    dtype: str = "auto"
+    """Number format of the weights, as asked for."""
     split: Literal["select"] = "select"
     """Forget set that was scored."""
     seed: int

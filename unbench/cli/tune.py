@@ -34,6 +34,8 @@ SCORES = ("forget", "trace", "retain", "specificity", "overall")
 @data_option
 @click.option("--device", default="auto", show_default=True, envvar="UNBENCH_DEVICE", show_envvar=True,
               help="auto, cpu, cuda, cuda:1 …")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+              show_default=True, help="Number format; auto: bfloat16 on CUDA, else float32.")  # fmt: skip
 @click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Trials at the same time.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("tuning"), show_default=True,
               help="Folder of all tuning.")  # fmt: skip
@@ -57,6 +59,7 @@ def tune(
     plugins: tuple[str, ...],
     data_dir: Path | None,
     device: str,
+    dtype: str,
     jobs: int,
     out: Path,
     storage: Path | None,
@@ -81,7 +84,7 @@ def tune(
 
     study = Study(
         method, task, model, settings=parse_settings(settings), budget_tokens=budget_tokens, seed=seed, split=split,
-        train=train, device=device, data_dir=data_dir, plugins=plugins,
+        train=train, device=device, dtype=dtype, data_dir=data_dir, plugins=plugins,
     )  # fmt: skip
     file = out / study.folder_name / "tuned.json"
     before = len(read_tuned(file).trials) if file.is_file() else 0
