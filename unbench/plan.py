@@ -283,19 +283,19 @@ def resolve_config(method_class: type[Method], model: str, settings: Mapping[str
         ) from problem
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``["lr=1e-4", "rationale=false"]`` as a mapping; values are read as YAML."""
+def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """``["lr=1e-4", "rationale=false"]`` as a mapping; values are read as YAML. ``option``: where they were given."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise UsageError(f"--set wants key=value, not {pair!r}.", "For example: --set lr=1e-4.")
+            raise UsageError(f"{option} wants key=value, not {pair!r}.", f"For example: {option} lr=1e-4.")
         if key.strip() in settings:
-            raise UsageError(f"--set gives {key.strip()!r} twice.", "Give it once.")
+            raise UsageError(f"{option} gives {key.strip()!r} twice.", "Give it once.")
         try:
             settings[key.strip()] = number_of(yaml.safe_load(value))
         except yaml.YAMLError as problem:
-            raise UsageError(f"--set {key}: {value!r} can't be read as a value.", "Quote it.") from problem
+            raise UsageError(f"{option} {key}: {value!r} can't be read as a value.", "Quote it.") from problem
     return settings
 
 

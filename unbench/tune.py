@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbench.errors import UnbenchError, UsageError
-from unbench.plan import Plan, make_plan
+from unbench.plan import Plan, make_plan, number_of
 from unbench.plugins import choose_method
 from unbench.results.store import alone_in, write_json, writing_to
 from unbench.sweep.job import Job, Outcome
@@ -48,11 +48,14 @@ class Study:
         model: str | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
+        search: Mapping[str, Any] | None = None,
         budget_tokens: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
-        """Raises ``UsageError`` where the method has nothing to search or something doesn't fit. Imports no torch."""
+        """``settings`` are held fixed; ``search``: choices of settings, in place of those that the method declares.
+
+        Raises ``UsageError`` where the method has nothing to search or something doesn't fit. Imports no torch."""
         if options.get("split", "select") != "select":
             raise UsageError(
                 "Tuning reads the select forget set only: a reported score must not be tuned on.", "Leave out --split."
@@ -64,7 +67,7 @@ class Study:
         self._named = (method, task, model)
         self.method: type[Method] = choose_method(method, options.get("plugins", ()))[1]
         self.base = self.plan({})
-        self.space = search_space(self.method, self.fixed)
+        self.space = search_space(self.method, self.fixed, search or {})
         question = {"plan": self.base.identity(), "seed": seed, "space": self.space}
         self.id = hashlib.sha256(canonical_json(question).encode()).hexdigest()[:12]
 
@@ -90,18 +93,27 @@ class Study:
         return {key: [*every, *([] if default[key] in every else [default[key]])] for key, every in self.space.items()}
 
 
-def search_space(method: type[Method], fixed: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Choices by setting: those the method declares, less what is fixed."""
+def search_space(method: type[Method], fixed: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Choices by setting: those the method declares, less what is fixed; ``own`` choices in place of them."""
     name = method.card.name
     found: dict[str, list[Any]] = {}
-    for key, choices in method.space.items():
+    for key, choices in own.items():
+        if not isinstance(choices, list) or not choices:
+            raise UsageError(f"--search {key} wants a list of choices.", f"For example: --search {key}=[1e-4,5e-4].")
+        if key not in method.Config.model_fields:
+            raise UsageError(
+                f"Method {name!r} has no setting {key!r} to search.", f"'unbench methods {name}' lists its settings."
+            )
+        if key in fixed:
+            raise UsageError(f"--search and --set both name {key!r}.", "Leave out one of them.")
+    for key, choices in {**method.space, **own}.items():
         if key not in method.Config.model_fields:
             raise UsageError(
                 f"The space of method {name!r} names {key!r}, which is no setting of it.", "Mend its class."
             )
         if key in fixed:
             continue
-        found[key] = [*choices]
+        found[key] = [number_of(one) for one in choices]
     if not found:
         why = "every setting it searches is fixed by --set" if method.space else "it declares no space"
         raise UsageError(

@@ -26,6 +26,8 @@ SCORES = ("forget", "trace", "retain", "specificity", "overall")
               help="Most tokens a trial may train on and generate.  [default: bios 200000, others any]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the search and the runs.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting held fixed; repeatable.")
+@click.option("--search", multiple=True, metavar="KEY=[A,B…]", help="Choices of a setting, in place of those that the "
+              "method declares; repeatable.")  # fmt: skip
 @click.option(
     "--train", type=click.Choice(["full", "lora"]), help="What is trained.  [default: nano full, others lora]"
 )
@@ -54,6 +56,7 @@ def tune(
     budget_tokens: int | None,
     seed: int,
     settings: tuple[str, ...],
+    search: tuple[str, ...],
     train: str | None,
     split: str,
     plugins: tuple[str, ...],
@@ -73,23 +76,25 @@ def tune(
 
     \b
     unbench tune npo --task bios/fact --trials 12
+    unbench tune npo --model smollm2 --task facts/all --search lr=[3e-4,1e-3] --set beta=0.1
     unbench run --config tuning/bios/fact/npo/…/tuned.json
     """
     from unbench.cli.jobs import watching
     from unbench.cli.output import print_json
     from unbench.plan import parse_settings
     from unbench.tune import Study
-    from unbench.tune import tune as search
+    from unbench.tune import tune as carry_out
     from unbench.tuned import read_tuned
 
     study = Study(
-        method, task, model, settings=parse_settings(settings), budget_tokens=budget_tokens, seed=seed, split=split,
+        method, task, model, settings=parse_settings(settings), search=parse_settings(search, "--search"),
+        budget_tokens=budget_tokens, seed=seed, split=split,
         train=train, device=device, dtype=dtype, data_dir=data_dir, plugins=plugins,
     )  # fmt: skip
     file = out / study.folder_name / "tuned.json"
     before = len(read_tuned(file).trials) if file.is_file() else 0
     with watching(f"tune {study.base.method_name}", trials, before, obj["quiet"], _words) as watch:
-        record = search(study, trials, out, jobs=jobs, storage=storage, watch=watch)
+        record = carry_out(study, trials, out, jobs=jobs, storage=storage, watch=watch)
     body = record.model_dump(mode="json", by_alias=True)
     if write is not None:
         from unbench.results.store import write_json, writing_to
