@@ -110,6 +110,34 @@ def test_what_is_fixed_is_not_searched(tmp_path: Path) -> None:
     assert fixed.folder_name != Study("grad_diff").folder_name
 
 
+def test_own_choices_stand_in_for_the_declared_ones(tmp_path: Path) -> None:
+    study = Study("npo", settings={"batch_size": 8}, search={"lr": [3e-4, "1e-3"], "warmup": [0.0, 0.2]})
+    assert study.space["lr"] == [3e-4, 1e-3]  # as YAML reads 1e-3, and as a number
+    assert study.space["warmup"] == [0.0, 0.2]
+    assert study.space["beta"] == Study("npo").space["beta"]
+    assert "batch_size" not in study.space
+    assert study.folder_name != Study("npo", settings={"batch_size": 8}).folder_name
+    fake = Fake(by_lr)
+    record = tune(study, 6, tmp_path, pool=fake)
+    assert record.space == study.space
+    assert {job.plan.config["lr"] for job in fake.jobs} <= {3e-4, 1e-3, study.base.config["lr"]}
+    assert all(trial.state == "done" for trial in record.trials)
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"lr": 3e-4}, "wants a list"),
+        ({"lr": []}, "wants a list"),
+        ({"lrr": [1]}, "no setting 'lrr'"),
+        ({"beta": [0.1]}, "both name 'beta'"),
+    ],
+)
+def test_bad_choices_are_refused(search: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Study("npo", settings={"beta": 0.1}, search=search)
+
+
 def test_every_declared_space_fits_its_method() -> None:
     registry = methods()
     searched = []
