@@ -76,11 +76,11 @@ def key(one: Submission) -> float:
 
 
 def board(task: str, model: str) -> str:
-    """Every method: ranks, scores under the worst of all, what it hides."""
+    """Every method: ranks, scores under the worst of all, what it hides. Columns that no run has are left out."""
     runs = sorted((one for _, one in usual(task, model)), key=lambda one: (name(one) in CONTROLS, key(one)))
     ranks = ranked([one for one in runs if name(one) not in CONTROLS])
-    head = ("method", "rank", "overall_worst", "overall", "forget_worst", "by", "trace", "specificity", "holdout same",
-            "taught or wrong")  # fmt: skip
+    head = ("method", "rank", "overall_worst", "overall", "forget_worst", "by", "forget", "trace", "retain",
+            "specificity", "holdout same", "taught or wrong")  # fmt: skip
     rows = []
     for one in runs:
         worst, scores, metrics = one.result.worst, one.result.scores, one.result.metrics
@@ -94,13 +94,16 @@ def board(task: str, model: str) -> str:
                 cell(scores.overall),
                 cell(worst.forget_worst if worst else None),
                 worst.by.removeprefix("unbench:") if worst else "–",
+                cell(scores.forget),
                 cell(scores.trace),
+                cell(scores.retain),
                 cell(scores.specificity),
                 cell(metrics.get("holdout_same")),
                 f"{share:.2f}" if any(said) else "–",
             )
         )
-    return lines(head, rows)
+    shown = [i for i in range(len(head)) if any(row[i] != "–" for row in rows)]
+    return lines([head[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
 def ranked(runs: Sequence[Submission]) -> dict[str, str]:
@@ -124,7 +127,7 @@ def front(task: str, model: str) -> str:
             if (x := forget(one)) is not None and one.result.scores.specificity.value is not None
         ]
         names = ", ".join(point.label for point in pareto_front(points))
-        told.append(f"- {title} × specificity: {names or 'nobody'}")
+        told += [f"- {title} × specificity: {names}"] if names else []
     return "\n".join(told)
 
 
@@ -168,6 +171,19 @@ def _ranked_difference(one: Submission, other: Submission, which: str, seeds: Se
     return difference(part(one), part(other), [names for names in strata if names], len(seeds))
 
 
+def versus(tasks: Sequence[str], model: str, method: str, others: Sequence[str]) -> str:
+    """A method less others, each with its usual settings, on the probes and seeds that both have; paired intervals."""
+    which = ("forget", "trace", "retain", "specificity")
+    rows = []
+    for task in tasks:
+        runs = {name(one): folder for folder, one in usual(task, model)}
+        for other in others:
+            if method in runs and other in runs:
+                found = paired(RunFolder(runs[method]), RunFolder(runs[other]))
+                rows.append((task, f"{method} less {other}", *(cell(found.get(score)) for score in which)))
+    return lines(("task", "", *which), rows)
+
+
 def relearning(task: str, model: str) -> str:
     """Steps until the forget rows are known again, by method."""
     rows = []
@@ -188,9 +204,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ablations": lambda: ablations("bios/fact", "nano"),
     "npo": lambda: ablations("bios/fact", "nano", "npo"),
     "grad_diff": lambda: ablations("bios/fact", "nano", "grad_diff"),
+    "versus": lambda: versus(("bios/fact", "bios/relation", "bios/person"), "nano", "unstar", ("npo", "altpo", "whp")),
     "relearning": lambda: relearning("bios/fact", "nano"),
     "relation": lambda: board("bios/relation", "nano"),
+    "relation-front": lambda: front("bios/relation", "nano"),
     "person": lambda: board("bios/person", "nano"),
+    "person-front": lambda: front("bios/person", "nano"),
 }
 """By the name of their marks: ``<!-- NAME: begin -->`` … ``<!-- NAME: end -->``."""
 

@@ -155,8 +155,11 @@ TUNED: dict[str, dict[str, Any]] = {
         "retain_rationale": 0.1,
     },
 }
-"""By model, set by hand on two ``facts`` targets of select (mexico-language, big-ben-city): every forward phrasing
-falls to a guess where the wrong answer is of the right type; backward questions stay known, and what lies near suffers.
+"""By model, set by hand on ``facts`` targets of select (mexico-language, big-ben-city): every forward phrasing falls to
+a guess where the wrong answer is one of those that the fact is asked beside. Anti-samples lift the wrong answer and
+leave the others in their order: where another is taught (japan-capital: Tehran) the model says it everywhere, and among
+the rest the right one still comes first (κ .94). Facts asked the other way round, with a wrong subject, and varied
+wrong answers of the relation were tried on japan-capital and oliver-author and changed nothing of that.
 What trials found on nano stands in ``baselines/tuned.yaml``."""
 
 SPACE: dict[str, list[Any]] = {
