@@ -277,6 +277,22 @@ def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+def test_methods_of_the_command_narrow_a_file(tmp_path: Path) -> None:
+    """Its settings of the other methods are left out with them; of one that no one has they are still a mistake."""
+    from unbench.cli.sweep import _spec
+
+    file = tmp_path / "sweep.yaml"
+    file.write_text("methods: [npo, unstar, none]\nsettings:\n  npo: [{beta: 0.2}]\n  unstar: [{rounds: 2}]\n")
+    (cell,) = grid(_spec(file, {"methods": "npo"}))
+    assert cell.plan is not None
+    assert cell.plan.config["beta"] == 0.2
+    assert len(grid(_spec(file, {"methods": "npo, none"}))) == 2
+    assert len(grid(_spec(file, {}))) == 3
+    file.write_text("methods: [none]\nsettings: {npo: [{beta: 0.2}]}\n")
+    with pytest.raises(UsageError, match="settings for 'npo'"):
+        grid(_spec(file, {}))
+
+
 def test_the_dry_run_imports_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom unbench.cli import cli\n"

@@ -112,6 +112,10 @@ def _spec(file: Path | None, options: dict[str, Any]) -> Any:
         given["plugins"] = list(given["plugins"])
     if "seeds" in given:
         given["seeds"] = _seeds(given["seeds"])
+    if file and "methods" in given and isinstance(settings := values.get("settings"), dict):
+        # Settings in the file of a method that the option leaves out are of no use now, and no mistake.
+        named = [name.strip() for name in given["methods"].split(",")]
+        values["settings"] = {name: one for name, one in settings.items() if name in named or "all" in named}
     return make_spec(values | given)
 
 
