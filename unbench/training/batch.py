@@ -236,8 +236,11 @@ def _inputs(model: Any, batch: AnswerBatch, logits: int) -> dict[str, Any]:
         if "position_ids" in accepts:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
     if "logits_to_keep" in accepts:
-        # Weights without gradient: torch multiplies a slice of positions sequence by sequence, at half the speed
-        # (matmul's should_fold). Picked one by one they lie together; with gradient a slice is quicker to go back.
+        # A head that takes no gradient (no_grad, or LoRA beside it): torch multiplies a slice of positions sequence by
+        # sequence, with a copy of the head for each (matmul's should_fold). Picked one by one the positions lie
+        # together; with gradient a slice is quicker to go back.
         places = inputs["input_ids"].shape[1]
-        inputs["logits_to_keep"] = logits if torch.is_grad_enabled() else torch.arange(places - logits, places)
+        head = base.get_output_embeddings()
+        trained = torch.is_grad_enabled() and head is not None and any(p.requires_grad for p in head.parameters())
+        inputs["logits_to_keep"] = logits if trained else torch.arange(places - logits, places)
     return inputs
