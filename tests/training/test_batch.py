@@ -49,6 +49,30 @@ def test_answer_logits_equal_those_of_each_row_alone(world: World, pad_id: int) 
             assert torch.allclose(logits[i, : len(row.answer)], alone, atol=1e-9)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_head_without_gradient_sees_positions_that_lie_together(world: World, frozen: bool) -> None:
+    """Torch would copy a frozen head for every sequence of a slice. Logits and gradients are a whole pass's."""
+    model = TinyTarget(world.target_path, world.tokenizer, double=True).load().eval()
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.lm_head.requires_grad_(not frozen)
+    rows = encode(world.tokenizer, [TrainRow.ask(r["question"], r["answer"]) for r in world.forget])
+    seen: list[bool] = []
+    hook = model.lm_head.register_forward_pre_hook(lambda module, given: seen.append(given[0].is_contiguous()))
+    batch = AnswerBatch(rows, lambda b: answer_logits(model, b))
+    batch.logits.sum().backward()
+    hook.remove()
+    assert seen == [frozen]
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    got, weight.grad = weight.grad, None
+    mask = batch.attention_mask[:, :-1].long()
+    places = (mask.cumsum(-1) - 1).clamp_min(0)
+    whole = model(batch.input_ids[:, :-1], attention_mask=mask, position_ids=places).logits
+    whole = whole[:, -batch.labels.shape[1] :]
+    assert torch.allclose(batch.logits, whole, atol=1e-9)
+    whole.sum().backward()
+    assert torch.allclose(got, weight.grad, atol=1e-9)
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 def test_hidden_states_equal_those_of_each_row_alone(world: World, layer: int) -> None:
     model = TinyTarget(world.target_path, world.tokenizer, double=True).load().eval()
