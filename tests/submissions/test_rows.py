@@ -154,6 +154,17 @@ def test_a_reference_needs_no_holdout() -> None:
     assert len(again.frames["reference-1"]) == len(frame)
 
 
+def test_a_task_without_holdout_leaves_none_out() -> None:
+    """``facts`` has no people that nobody saw: its runs are whole without them."""
+    probes, frames = models("candidates")
+    fewer = tuple(probe for probe in probes if probe.ring != "holdout")
+    frame = frames[0][frames[0]["ring"] != "holdout"].reset_index(drop=True)
+    again = read_rows(write({0: frame}, {}, fewer, "candidates"), fewer, "candidates")
+    assert len(again.frames[0]) == len(frame)
+    with pytest.raises(Refused, match="only a reference may leave out"):
+        read_rows(write({0: frame}, {}, probes, "candidates"), probes, "candidates")
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -88,7 +88,8 @@ def write_rows(
     for of, frame in frames.items():
         told = own.get(of, Own())
         groups = dict(iter(frame.groupby("probe", sort=False)))
-        holdout = bool((frame["ring"] == "holdout").any())
+        # A task that has no such probes leaves none of them out.
+        holdout = bool((frame["ring"] == "holdout").any()) or all(probe.ring != "holdout" for probe in probes)
         asked = _asked(probes, holdout)
         lines.append({"of": of, "taught": told.taught, "trained": list(told.trained), "holdout": holdout})
         if groups.keys() != {probe.id for probe in asked}:
