@@ -199,6 +199,8 @@ def relearning(task: str, model: str) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "facts": lambda: board("facts/all", "smollm2"),
+    "facts-front": lambda: front("facts/all", "smollm2"),
+    "facts-versus": lambda: versus(("facts/all",), "smollm2", "unstar", ("npo", "grad_diff", "idk", "prompt_guard")),
     "fact": lambda: board("bios/fact", "nano"),
     "front": lambda: front("bios/fact", "nano"),
     "ablations": lambda: ablations("bios/fact", "nano"),
