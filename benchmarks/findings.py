@@ -16,10 +16,12 @@ import numpy as np
 from unbench.attacks.measure import Part
 from unbench.leaderboard.plot import Point, Span, pareto_front
 from unbench.leaderboard.ranking import rank_parts
+from unbench.metrics.knowledge import per_probe
+from unbench.metrics.overlap import normal
 from unbench.paired import difference, paired
 from unbench.results.schema import Score
 from unbench.results.store import RunFolder
-from unbench.submissions.read import find, read_submission
+from unbench.submissions.read import find, open_submission, read_submission, yardsticks
 from unbench.submissions.schema import Submission
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,8 @@ PAGE = ROOT / "leaderboard" / "FINDINGS.md"
 CONTROLS = ("none", "retrain", "retain_only", "sham")
 FIRST = ("rationale", "consistent", "retest", "paraphrases")
 """Settings of UnSTAR whose effect is told, one at a time."""
+OPEN = ("direct", "paraphrase", "cloze")
+"""Forget kinds that are asked forwards and without alternatives."""
 Runs = list[tuple[Path, Submission]]
 
 
@@ -184,6 +188,32 @@ def versus(tasks: Sequence[str], model: str, method: str, others: Sequence[str])
     return lines(("task", "", *which), rows)
 
 
+def taught(task: str, model: str, method: str) -> str:
+    """Knowledge of the forgotten facts before and after, apart by whether what a method taught in place of the answer
+    is among the candidates that κ looks at. Open forward probes that the target knows (rank 0); mean over probes."""
+    rows = []
+    for folder, one in usual(task, model):
+        if name(one) != method:
+            continue
+        yard = yardsticks(ROOT / "leaderboard").find(one.result.task, one.yardstick)
+        found, _ = open_submission(folder).rows(yard)
+        before = per_probe(yard.target, yard.task.knowledge).set_index("probe")
+        before = before[(before["ring"] == "forget") & before["kind"].isin(OPEN) & (before["rank"] == 0)]
+        candidates = {probe.id: {normal(text) for text in probe.candidates} for probe in yard.probes}
+        for of, frame in found.frames.items():
+            after = per_probe(frame, yard.task.knowledge).set_index("probe")["known"]
+            instead = {fact: {normal(text) for text in texts} for fact, texts in found.own[of].taught.items()}
+            asked = before[before["fact"].isin(instead)]
+            among = np.array([bool(instead[fact] & candidates[id_]) for id_, fact in asked["fact"].items()])
+            for words, which in (("a candidate", among), ("no candidate", ~among)):
+                part = asked[which]
+                values = (part["known"].mean(), after.reindex(part.index).mean())
+                rows.append(
+                    (str(of), words, str(part["fact"].nunique()), str(len(part)), *(f"{x:.2f}" for x in values))
+                )
+    return lines(("seed", "the taught answer is", "facts", "probes", "κ before", "κ after"), rows)
+
+
 def relearning(task: str, model: str) -> str:
     """Steps until the forget rows are known again, by method."""
     rows = []
@@ -199,6 +229,7 @@ def relearning(task: str, model: str) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "facts": lambda: board("facts/all", "smollm2"),
+    "facts-taught": lambda: taught("facts/all", "smollm2", "unstar"),
     "facts-front": lambda: front("facts/all", "smollm2"),
     "facts-versus": lambda: versus(("facts/all",), "smollm2", "unstar", ("npo", "grad_diff", "idk", "prompt_guard")),
     "fact": lambda: board("bios/fact", "nano"),
