@@ -21,7 +21,7 @@ from unbench.results.schema import AttackResult, Result
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 SCORES = ("forget", "trace", "retain", "specificity", "overall")
-TASKS = ("bios/fact", "bios/relation", "bios/person", "facts/hogwarts")
+TASKS = ("bios/fact", "bios/relation", "bios/person", "facts/all", "facts/hogwarts")
 ATTACKS = """\
 What [attacks](../docs/attacks.md) leave of forget: a cell is forget at the worst point of an attack's curve that got
 something back for certain, 1.00 where none did, and a dash where it can't be carried out. `forget` is that of the same
