@@ -33,6 +33,16 @@ def test_the_largest_real_model_comes_first_and_nano_last(make):
     ]
 
 
+def test_one_device_is_named_once(make):
+    """Runs on one thread were once said to have "1 threads"; eleven stay eleven."""
+    devices = ["CPU, 1 threads", "CPU, 1 thread", "CPU, 11 threads", "NVIDIA H100"]
+    results = [
+        make(f"lab:m{i}", run_id=f"{i}" * 12).model_copy(update={"device": one}) for i, one in enumerate(devices)
+    ]
+    (board,) = make_boards(results, {})
+    assert board.devices == ["CPU, 1 thread", "CPU, 11 threads", "NVIDIA H100"]
+
+
 def test_runs_of_one_method_are_all_shown_and_told_apart(make):
     results = [make(run_id="aaaaaa111111"), make(run_id="bbbbbb222222"), make("other:npo"), make("unbench:idk")]
     (board,) = make_boards(results, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -194,7 +195,8 @@ class Board:
 
     @property
     def devices(self) -> list[str]:
-        return sorted({row.result.device for row in self.rows})
+        # Earlier runs on one thread called it "1 threads": the same device.
+        return sorted({re.sub(r"\b1 threads$", "1 thread", row.result.device) for row in self.rows})
 
     @property
     def weights(self) -> list[str]:
