@@ -21,13 +21,21 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Number format of the weights; auto: bfloat16 on CUDA, else float32.",
+)
+
+
 def machine_options(function: F) -> F:
     """Options of where and how to compute."""
     options = [
         click.option("--device", default="auto", show_default=True, envvar="UNBENCH_DEVICE", show_envvar=True,
                      help="auto, cpu, cuda, cuda:1 …"),
-        click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
-                     show_default=True, help="Number format of the weights; auto: bfloat16 on CUDA, else float32."),
+        dtype_option,
         click.option("--batch-size", type=click.IntRange(1), help="Sequences a forward pass may hold at once."),
         click.option("--limit", type=click.IntRange(1), help="At most so many probes of each kind: a quick look."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),

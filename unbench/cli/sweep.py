@@ -102,7 +102,7 @@ def _pool(record: SweepRecord, ray: str | None, cpus: float | None, gpus: float 
 
 
 def _spec(file: Path | None, options: dict[str, Any]) -> Any:
-    from unbench.sweep.spec import make_spec, read_spec
+    from unbench.sweep.spec import make_spec, narrowed, read_spec
 
     values = read_spec(file) if file else {}
     given = {key: value for key, value in options.items() if value not in (None, ())}
@@ -112,10 +112,8 @@ def _spec(file: Path | None, options: dict[str, Any]) -> Any:
         given["plugins"] = list(given["plugins"])
     if "seeds" in given:
         given["seeds"] = _seeds(given["seeds"])
-    if file and "methods" in given and isinstance(settings := values.get("settings"), dict):
-        # Settings in the file of a method that the option leaves out are of no use now, and no mistake.
-        named = [name.strip() for name in given["methods"].split(",")]
-        values["settings"] = {name: one for name, one in settings.items() if name in named or "all" in named}
+    if "methods" in given:
+        values = narrowed(values, given["methods"])
     return make_spec(values | given)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unbench.cli.pluginfile import method_names, plugin_option
-from unbench.cli.run import data_option
+from unbench.cli.run import data_option, dtype_option
 from unbench.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ SCORES = ("forget", "trace", "retain", "specificity", "overall")
 @data_option
 @click.option("--device", default="auto", show_default=True, envvar="UNBENCH_DEVICE", show_envvar=True,
               help="auto, cpu, cuda, cuda:1 …")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
-              show_default=True, help="Number format; auto: bfloat16 on CUDA, else float32.")  # fmt: skip
+@dtype_option
 @click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Trials at the same time.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("tuning"), show_default=True,
               help="Folder of all tuning.")  # fmt: skip

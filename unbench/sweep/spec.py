@@ -125,6 +125,14 @@ def read_spec(file: Path) -> dict[str, Any]:
     return found
 
 
+def narrowed(values: dict[str, Any], methods: str) -> dict[str, Any]:
+    """What a file says, for these of its methods alone: settings of the others are of no use then, and no mistake."""
+    settings, named = values.get("settings"), _several(methods)
+    if not isinstance(settings, dict) or "all" in named:
+        return values
+    return values | {"settings": {name: one for name, one in settings.items() if name in named}}
+
+
 def grid(spec: SweepSpec) -> list[Cell]:
     """Every run once, task by task. A wrong name or setting raises ``UsageError``; of *all* methods, one that is broken
     has a cell that says so."""
