@@ -70,6 +70,54 @@ def superseding(forged: Forged, small: World) -> None:
     newer.seal()
 
 
+SAMPLE = "unbench:sample"
+
+
+def drop_attack(forged: Forged, name: str = SAMPLE) -> None:
+    """The entry as it was before this attack."""
+    forged.result["attacks"] = [one for one in forged.result["attacks"] if one["name"] != name]
+    forged.body["yardstick"]["attacks"].pop(name)
+    kept = [line for line in forged.lines(names.ATTACKS_FILE) if line.get("attack") != name]
+    forged.put_lines(kept, names.ATTACKS_FILE)
+    forged.rescore()
+    forged.seal()
+
+
+def attacked(then: Change = lambda forged, small: None) -> Change:
+    """The base has one attack, the entry now has two, and ``then`` happens to it."""
+
+    def act(forged: Forged, small: World) -> None:
+        whole = {path: path.read_bytes() for path in forged.folder.iterdir()}
+        drop_attack(forged)
+        git(small.root.parent, "commit", "-q", "-a", "-m", "one attack")
+        git(small.root.parent, "tag", "-f", "base")
+        for path, content in whole.items():
+            path.write_bytes(content)
+        newer = Forged(forged.folder)
+        then(newer, small)
+        newer.seal()
+
+    return act
+
+
+def other_rows(forged: Forged, small: World) -> None:
+    """The older attack found less, and every number follows from it."""
+    lines = forged.lines(names.ATTACKS_FILE)
+    line = next(line for line in lines if line.get("attack") == "unbench:quantize")
+    line["known"] = {probe: value - 0.1 for probe, value in line["known"].items()}
+    forged.put_lines(lines, names.ATTACKS_FILE)
+    forged.rescore()
+
+
+def other_point(forged: Forged, small: World) -> None:
+    old = next(one for one in forged.result["attacks"] if one["name"] == "unbench:quantize")
+    old["points"][0]["known_unlearned"] += 0.1
+
+
+def odd_attacks(forged: Forged, small: World) -> None:
+    forged.result["attacks"] = [{"points": []}]
+
+
 def growing(body: Any) -> None:
     task = body["tasks"][0]
     model = task["models"][0]
@@ -83,6 +131,7 @@ ALLOWED: dict[str, Change] = {
     "another run": further,
     "a newer run in its place": superseding,
     "taken back": entry(retracted="The rows were of another model."),
+    "attacked further": attacked(),
 }
 
 
@@ -169,6 +218,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "file replaced by a link": (file_linked, "was there before and is gone"),
     "references replaced by a link": (references_linked, "was there before and is gone"),
     "reference changed": (reference, "was there before and was edited"),
+    "attack taken out": (lambda f, s: drop_attack(f), "was there before and was edited"),
+    "attack's rows edited": (attacked(other_rows), "was there before and was edited"),
+    "attack's point edited": (attacked(other_point), "was there before and was edited"),
+    "attacks odd": (attacked(odd_attacks), "was there before and was edited"),
+    "attacked and edited": (attacked(entry(submitter="Somebody Else")), "was there before and was edited"),
+    "attacked and taken back": (attacked(entry(retracted="x")), "was there before and was edited"),
+    "attacks no gzip": (lambda f, s: (f.folder / names.ATTACKS_FILE).write_bytes(b"x"), "is no whole gzip file"),
     "lock gone": (lambda f, s: (s.root / "tasks.lock.json").unlink(), "was there before and is gone"),
     "lock entry changed": (lock(lambda b: first(b).update(version="9")), "an entry of the lock was changed"),
     "lock entry gone": (lock(lambda b: b["tasks"].clear()), "an entry of the lock was changed or taken out"),

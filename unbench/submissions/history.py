@@ -1,21 +1,25 @@
-"""L2: what stood on the board before is never edited; entries are added, superseded or taken back."""
+"""L2: what stood on the board before is never edited; entries are added, superseded or taken back, and get further
+attacks: those take hours on a large model, and belong to the same run-id whenever they are done."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unbench.errors import UsageError
 from unbench.submissions import files as names
 from unbench.submissions.check import Finding
-from unbench.submissions.strict import Refused, parse, read_file, shown
+from unbench.submissions.strict import Refused, parse, read_file, shown, unpacked_lines
 from unbench.submissions.yardstick import LOCK_NAME, MAX_YARDSTICK
 from unbench.task import canonical_json
 
-MAY_CHANGE = ("retracted",)
-"""Fields of an old submission.json that may be filled later."""
+OF_ATTACKS = (
+    ("result", "attacks"), ("result", "worst"), ("ranking", "overall_worst"), ("yardstick", "attacks"),
+    ("files", names.ATTACKS_FILE),
+)  # fmt: skip
+"""Places of an old submission.json that further attacks change."""
 GROWS = ("tasks", "models", "attacks")
 """Lists of the lock that may get further entries."""
 
@@ -44,24 +48,74 @@ def _edited(root: Path, now: Path, blob: str, path: str) -> str | None:
     """Why a change is not allowed; None where it is."""
     if not _there(root, path):
         return "was there before and is gone"
-    if now.name in (LOCK_NAME, names.SUBMISSION_FILE):
+    judge = JUDGES.get(now.name)
+    if judge is not None:
+        allowed, why = judge
         try:
-            after = parse(read_file(now, MAX_YARDSTICK))
-            before = parse(_git_bytes(root, "cat-file", "blob", blob))
-        except Refused as why:
-            return f"was there before and {why}"
-        if now.name == LOCK_NAME:
-            return None if _grown(before, after) else "an entry of the lock was changed or taken out"
-        if _only_retracted(before, after):
-            return None
-    return "was there before and was edited; submit the run anew with --supersedes"
+            after = read_file(now, MAX_YARDSTICK)
+            before = _git_bytes(root, "cat-file", "blob", blob)
+            return None if allowed(before, after) else why
+        except Refused as problem:
+            return f"was there before and {problem}"
+    return EDITED
 
 
-def _only_retracted(before: Any, after: Any) -> bool:
-    if not isinstance(before, dict) or not isinstance(after, dict) or before.get("retracted") is not None:
+def _entry_stands(before: bytes, after: bytes) -> bool:
+    """Whether a submission.json was only taken back, or only got further attacks."""
+    old, new = parse(before), parse(after)
+    if not isinstance(old, dict) or not isinstance(new, dict):
         return False
-    rest = [{key: value for key, value in one.items() if key not in MAY_CHANGE} for one in (before, after)]
-    return canonical_json(rest[0]) == canonical_json(rest[1]) and isinstance(after.get("retracted"), str)
+    return _only_retracted(old, new) or _only_attacked(old, new)
+
+
+def _only_retracted(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    rest = [{key: value for key, value in one.items() if key != "retracted"} for one in (old, new)]
+    fresh = old.get("retracted") is None and isinstance(new.get("retracted"), str)
+    return fresh and canonical_json(rest[0]) == canonical_json(rest[1])
+
+
+def _only_attacked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Every number that stood there stands there still; an attack that could not be carried out may have been."""
+    if canonical_json(_without_attacks(old)) != canonical_json(_without_attacks(new)):
+        return False
+    try:
+        found = {one["name"]: canonical_json(one) for one in new["result"]["attacks"]}
+        done = {one["name"]: canonical_json(one) for one in old["result"]["attacks"] if one["points"]}
+        tried = {one["name"] for one in old["result"]["attacks"]}
+        held, held_now = (dict(one["yardstick"]["attacks"]) for one in (old, new))
+    except (LookupError, TypeError, ValueError):
+        return False
+    return tried <= found.keys() and done.items() <= found.items() and held.items() <= held_now.items()
+
+
+def _without_attacks(body: Mapping[str, Any]) -> dict[str, Any]:
+    left = dict(body)
+    for outer, inner in OF_ATTACKS:
+        part = left.get(outer)
+        if isinstance(part, dict):
+            left[outer] = {key: value for key, value in part.items() if key != inner}
+    return left
+
+
+def _rows_stand(before: bytes, after: bytes) -> bool:
+    """Whether a packed file holds every line that it had."""
+    missing = {line for _, line in unpacked_lines(before)}
+    for _, line in unpacked_lines(after):
+        missing.discard(line)
+    return not missing
+
+
+def _lock_stands(before: bytes, after: bytes) -> bool:
+    return _grown(parse(before), parse(after))
+
+
+EDITED = "was there before and was edited; submit the run anew with --supersedes"
+JUDGES: dict[str, tuple[Callable[[bytes, bytes], bool], str]] = {
+    LOCK_NAME: (_lock_stands, "an entry of the lock was changed or taken out"),
+    names.SUBMISSION_FILE: (_entry_stands, EDITED),
+    names.ATTACKS_FILE: (_rows_stand, EDITED),
+}
+"""What may change, and why where it may not: a file's name -> whether what it held before still stands in it."""
 
 
 def _there(root: Path, path: str) -> bool:
