@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from unbench.metrics.scores import measure
 from unbench.responses import table_of
+from unbench.results.schema import AttackResult, Score
+from unbench.submissions.lock import locked_attack
 from unbench.submissions.rows import LEAST, MAX_ANSWER, Of, Own, plain_text, read_attacks, read_rows, write_attacks
 from unbench.submissions.rows import write_rows as write
 from unbench.submissions.strict import Refused, pack, unpack
+from unbench.submissions.yardstick import Lock, LockedModel, LockedTask, read_lock, write_lock
 from unbench.task import Knowledge, Probe
 
 from .world import REFERENCE, TARGET, UNLEARNED, attack_table, frame_of, probes_of
@@ -198,6 +203,36 @@ def test_attacks_come_back() -> None:
             np.testing.assert_allclose(again["known"], table["known"], atol=5.1e-5)
             same = ["series", "strength", "counted", "own", "probe", "kind", "cluster", "fact"]
             pd.testing.assert_frame_equal(again[same], table[same])
+
+
+def test_locked_attacks_without_a_reference_differ(tmp_path: Path) -> None:
+    """A pretrained model has no stranger beside it: what was tried still tells the files of the lock apart."""
+    asked = {probe.id: probe for probe in probes_of() if probe.ring == "forget"}
+    null = Score(value=None)
+    settings: list[tuple[str, dict[str, Any]]] = [("a:one", {"k": 1}), ("a:one", {"k": 2}), ("b:two", {"k": 1})]
+    locked = [
+        locked_attack(AttackResult(name=name, kind="prompt", config=config, forget=null, method_hash="d" * 64),
+                      {"kind": "full"}, "d" * 64, {})
+        for name, config in settings
+    ]  # fmt: skip
+    model = LockedModel(model="m", model_hash="b" * 64, references=[], responses="c" * 64,
+                        attacks=[entry for entry, _ in locked])  # fmt: skip
+    task = LockedTask(task="own/task", version="1", task_hash="a" * 64, knowledge="candidates", target="given",
+                      probes=None, models=[model])  # fmt: skip
+    write_lock(tmp_path, Lock(tasks=[task]))
+    assert read_lock(tmp_path).tasks[0] == task
+    for _, content in locked:
+        assert not read_attacks(content, asked, keyed=True).tables
+        with pytest.raises(Refused, match="head line"):
+            read_attacks(content, asked)
+
+
+def test_a_lock_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    task = LockedTask(task="own/task", version="1", task_hash="a" * 64, knowledge="candidates", target="given",
+                      probes=None)  # fmt: skip
+    with pytest.raises(ValidationError, match="stands there twice"):
+        write_lock(tmp_path, Lock.model_construct(tasks=[task, task]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_writing_twice_gives_the_same_bytes() -> None:

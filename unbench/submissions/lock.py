@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unbench.errors import UsageError
 from unbench.method import Progress
@@ -24,12 +25,14 @@ from unbench.submissions.yardstick import (
     sha256,
     write_lock,
 )
+from unbench.task import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from unbench.models.prepare import Prepared
     from unbench.plan import Plan
+    from unbench.results.schema import AttackResult
     from unbench.task import Task
 
 
@@ -78,15 +81,26 @@ def add_yardstick(folder: RunFolder, leaderboard: Path, progress: Progress, data
         key = (attack.name, chosen.source, attack.config, train)
         if any((one.name, one.source, one.config, one.train) == key for one in model.attacks):
             continue
-        content = write_attacks({attack.name: dict(harness.beside(chosen).items())})
-        entry = LockedAttack(name=attack.name, kind=attack.kind, config=attack.config, train=train,
-                             source=chosen.source, sha256=sha256(content))  # fmt: skip
+        beside: dict[Of, pd.DataFrame] = dict(harness.beside(chosen).items())
+        entry, content = locked_attack(attack, train, chosen.source, beside)
         files[attack_file(where, entry)] = content
         model.attacks.append(entry)
         added.append(attack.name)
     keep_files(files)
     write_lock(leaderboard, lock)
     return Added(task.id, plan.model, new, tuple(added))
+
+
+def locked_attack(
+    attack: AttackResult, train: dict[str, Any], source: str, found: Mapping[Of, pd.DataFrame]
+) -> tuple[LockedAttack, bytes]:
+    """One attack's entry in the lock and its file; ``found``: what it found on reference and target, where it was
+    tried on them."""
+    key = sha256(canonical_json([attack.name, source, attack.config, train]).encode())
+    content = write_attacks({attack.name: found}, key)
+    entry = LockedAttack(name=attack.name, kind=attack.kind, config=attack.config, train=train, source=source,
+                         sha256=sha256(content))  # fmt: skip
+    return entry, content
 
 
 def _model(

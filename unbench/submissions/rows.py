@@ -13,9 +13,12 @@ trained on; ``holdout`` says whether the holdout probes were asked (a reference 
 is a probability a row has more: ``n`` (tokens of every candidate) and, of the right one, ``tok`` (log-probability of
 every token, whether it was the first choice, mean and variance over the vocabulary) and ``grad``.
 
-``attacks.jsonl.gz`` (unbench.attacked/1): one line a model and point of an attack's curve.
+``attacks.jsonl.gz`` (unbench.attacked/1): a head, then one line a model and point of an attack's curve.
 
     {"attack": name, "of": 0, "series": "", "strength": 10, "counted": true, "own": false, "known": {probe: κ, …}}
+
+The head of a file of the yardstick has a ``key``, the hash of what was tried: where there is no reference to try it on
+nothing else tells one attack's file from another's.
 
 Numbers have 4 decimals; every published score is computed from them.
 """
@@ -130,9 +133,9 @@ def _asked(probes: Sequence[Probe], holdout: bool) -> Sequence[Probe]:
     return probes if holdout else [probe for probe in probes if probe.ring != "holdout"]
 
 
-def write_attacks(tables: Mapping[str, Mapping[Of, pd.DataFrame]]) -> bytes:
+def write_attacks(tables: Mapping[str, Mapping[Of, pd.DataFrame]], key: str = "") -> bytes:
     """``attacks.jsonl.gz``; ``tables``: attack -> model -> what it found."""
-    lines: list[Any] = [{"schema": ATTACKED_SCHEMA}]
+    lines: list[Any] = [{"schema": ATTACKED_SCHEMA} | ({"key": key} if key else {})]
     for attack, models in tables.items():
         for of, table in models.items():
             for (series, strength), rows in table.groupby(["series", "strength"], sort=False):
@@ -151,13 +154,15 @@ def write_attacks(tables: Mapping[str, Mapping[Of, pd.DataFrame]]) -> bytes:
     return pack(_lines(lines))
 
 
-def read_attacks(content: bytes, probes: Mapping[str, Probe]) -> AttackRows:
-    """What ``write_attacks`` wrote; ``probes``: those that attacks ask, by id (of the pair, where they are one of two).
-    Raises ``Refused`` for anything else, naming the line."""
+def read_attacks(content: bytes, probes: Mapping[str, Probe], *, keyed: bool = False) -> AttackRows:
+    """What ``write_attacks`` wrote; ``probes``: those that attacks ask, by id (of the pair, where they are one of two);
+    ``keyed``: the head may have a key. Raises ``Refused`` for anything else, naming the line."""
     import pandas as pd
 
     lines = _read_lines(content)
     _, head = _due(lines, "a head line")
+    if keyed and isinstance(head, dict):
+        head.pop("key", None)
     if head != {"schema": ATTACKED_SCHEMA}:
         raise Refused(f"has no head line {{'schema': {ATTACKED_SCHEMA!r}}}")
     found: dict[str, dict[Of, dict[str, list[Any]]]] = {}

@@ -181,7 +181,8 @@ def _again(path: Path, said: str) -> UsageError:
 
 
 def write_lock(leaderboard: Path, lock: Lock) -> None:
-    body = lock.model_dump(mode="json", by_alias=True)
+    """Write ``tasks.lock.json``. Raises ``ValidationError`` for a lock that could not be read again."""
+    body = Lock.model_validate(lock.model_dump()).model_dump(mode="json", by_alias=True)
     write_text(leaderboard / LOCK_NAME, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -240,7 +241,7 @@ class Yardsticks:
                 raise Refused("has no answers of the target")
             asked = asked_by_attacks(probes, rows.frames["target"], task)
             attacks = {
-                one.sha256: read_attacks(self._content(attack_file(folder, one), one.sha256), asked)
+                one.sha256: read_attacks(self._content(attack_file(folder, one), one.sha256), asked, keyed=True)
                 for one in model.attacks
             }
         except Refused as why:
