@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unbench.attacks.measure import Part
+from unbench.attacks.measure import Part, points, unattacked
 from unbench.leaderboard.plot import Point, Span, pareto_front
 from unbench.leaderboard.ranking import rank_parts
 from unbench.metrics.knowledge import per_probe
 from unbench.metrics.overlap import normal
 from unbench.paired import difference, paired
-from unbench.results.schema import Score
+from unbench.results.schema import AttackResult, Result, Score
 from unbench.results.store import RunFolder
 from unbench.submissions.read import find, open_submission, read_submission, yardsticks
 from unbench.submissions.schema import Submission
@@ -62,6 +62,11 @@ def submissions(task: str, model: str | None = None) -> tuple[tuple[Path, Submis
 
 def name(one: Submission) -> str:
     return one.method.name.rpartition(":")[2]
+
+
+def short(qualified: str) -> str:
+    """A qualified name without its distribution."""
+    return qualified.removeprefix("unbench:")
 
 
 def usual(task: str, model: str | None = None) -> Runs:
@@ -214,6 +219,69 @@ def taught(task: str, model: str, method: str) -> str:
     return lines(("seed", "the taught answer is", "facts", "probes", "κ before", "κ after"), rows)
 
 
+def came_back(task: str, model: str) -> str:
+    """What the worst point of each attack takes from forget: under the attack less without it, on the same probes and
+    seeds; paired intervals, that the point was picked among several is not in them. Attacks that measure on a scale of
+    their own are left out."""
+    found: dict[str, dict[str, str]] = {}
+    runs = sorted((pair for pair in usual(task, model) if pair[1].result.attacks), key=lambda pair: key(pair[1]))
+    for folder, one in runs:
+        yard = yardsticks(ROOT / "leaderboard").find(one.result.task, one.yardstick)
+        rows, attacked = open_submission(folder).rows(yard)
+        frames = {int(of): frame for of, frame in rows.frames.items()}
+        calm = unattacked(frames, set(yard.asked), yard.base, yard.task.knowledge).part
+        for attack in one.result.attacks:
+            tables = {int(of): table for of, table in attacked.tables.get(attack.name, {}).items()}
+            if calm is None or not tables or any(table["own"].any() for table in tables.values()):
+                continue
+            beside = yard.attacks[one.yardstick.attacks[attack.name]].tables.get(attack.name, {})
+            curve = [point for point in points(tables, beside.get("reference"), beside.get("target"), yard.base)
+                     if point.part is not None and point.shown.counted]  # fmt: skip
+            worst = min(curve, key=lambda point: point.part.value if point.part else 1.0, default=None)
+            if worst is not None and worst.part is not None:
+                n = worst.shown.forget.n
+                told = cell(difference(worst.part, calm, [list(worst.part.left_out)], n))
+                place = " ".join(filter(None, (worst.shown.series, f"{worst.shown.strength:g}")))
+                found.setdefault(name(one), {})[short(attack.name)] = f"{told} ({place})"
+    names = sorted({attack for cells in found.values() for attack in cells})
+    return lines(("method", *names), [(who, *(cells.get(one, "–") for one in names)) for who, cells in found.items()])
+
+
+def attacks_table(results: Sequence[Result]) -> str:
+    """What attacks leave of forget, and ``overall_worst``, of the runs that were attacked; the best first, controls
+    last."""
+    attacked = sorted(
+        (one for one in results if one.worst is not None and one.worst.unattacked is not None),
+        key=lambda one: (
+            short(one.method) in CONTROLS,
+            -(one.worst.overall_worst.value or 0.0) if one.worst else 0,
+            short(one.method),
+        ),
+    )
+    names = sorted({short(attack.name) for one in attacked for attack in one.attacks})
+    head = ["method", "overall_worst", "forget_worst", "by", "forget", *names, "steps to relearn"]
+    rows = []
+    for one in attacked:
+        if one.worst is None or one.worst.unattacked is None:
+            continue
+        found = {short(attack.name): attack for attack in one.attacks}
+        curves = [cell(found[name].forget) if name in found else "–" for name in names]
+        who = f"*{short(one.method)}*" if short(one.method) in CONTROLS else short(one.method)
+        rows.append([who, cell(one.worst.overall_worst), cell(one.worst.forget_worst), short(one.worst.by),
+                     cell(one.worst.unattacked.forget), *curves, _steps(found.get("relearn_forget"))])  # fmt: skip
+    shown = [i for i in range(len(head)) if i == 0 or any(row[i] != "–" for row in rows)]
+    return lines([head[i] for i in shown], [[row[i] for i in shown] for row in rows])
+
+
+def _steps(attack: AttackResult | None) -> str:
+    """Optimiser steps until the forget rows are known again, seed by seed, and the reference's."""
+    if attack is None or not attack.notes:
+        return "–"
+    told = {who: notes.get("steps") for who, notes in attack.notes.items()}
+    own = [str(steps or "never") for who, steps in told.items() if who.startswith("seed")]
+    return f"{', '.join(own)} (a stranger: {told.get('reference') or 'never'})"
+
+
 def relearning(task: str, model: str) -> str:
     """Steps until the forget rows are known again, by method."""
     rows = []
@@ -230,6 +298,8 @@ def relearning(task: str, model: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "facts": lambda: board("facts/all", "smollm2"),
     "facts-taught": lambda: taught("facts/all", "smollm2", "unstar"),
+    "facts-attacks": lambda: attacks_table([one.result for _, one in usual("facts/all", "smollm2")]),
+    "facts-back": lambda: came_back("facts/all", "smollm2"),
     "facts-front": lambda: front("facts/all", "smollm2"),
     "facts-versus": lambda: versus(("facts/all",), "smollm2", "unstar", ("npo", "grad_diff", "idk", "prompt_guard")),
     "fact": lambda: board("bios/fact", "nano"),

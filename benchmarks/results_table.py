@@ -12,11 +12,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from findings import CONTROLS, cell, usual
+from findings import CONTROLS, attacks_table, cell, usual
 
 from unbench.leaderboard.reader import parse_result
 from unbench.metaeval.record import MetaEval
-from unbench.results.schema import AttackResult, Result
+from unbench.results.schema import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -26,41 +26,6 @@ ATTACKS = """\
 What [attacks](../docs/attacks.md) leave of forget: a cell is forget at the worst point of an attack's curve that got
 something back for certain, 1.00 where none did, and a dash where it can't be carried out. `forget` is that of the same
 probes without an attack. A wrong answer that is taught leaves a trace in the ranking: `forget_worst` counts it too."""
-
-
-def attacks_table(results: list[Result]) -> str:
-    """Markdown: what attacks got back of the runs that were attacked, best ``overall_worst`` first, controls last."""
-    attacked = sorted(
-        (one for one in results if one.worst is not None),
-        key=lambda one: (
-            _name(one) in CONTROLS,
-            -(one.worst.overall_worst.value or 0.0) if one.worst else 0,
-            _name(one),
-        ),
-    )
-    names = sorted({attack.name.removeprefix("unbench:") for one in attacked for attack in one.attacks})
-    head = ["method", "overall_worst", "forget_worst", "by", "forget", *names, "steps to relearn"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for one in attacked:
-        if one.worst is None or one.worst.unattacked is None:
-            continue
-        found = {attack.name.removeprefix("unbench:"): attack for attack in one.attacks}
-        curves = [cell(found[name].forget) if name in found else "–" for name in names]
-        name = f"*{_name(one)}*" if _name(one) in CONTROLS else _name(one)
-        by = one.worst.by.removeprefix("unbench:")
-        cells = [name, cell(one.worst.overall_worst), cell(one.worst.forget_worst), by,
-                 cell(one.worst.unattacked.forget), *curves, _steps(found.get("relearn_forget"))]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _steps(attack: AttackResult | None) -> str:
-    """Optimiser steps until the forget rows are known again, seed by seed, and the reference's."""
-    if attack is None or not attack.notes:
-        return "–"
-    told = {who: notes.get("steps") for who, notes in attack.notes.items()}
-    own = [str(steps or "never") for who, steps in told.items() if who.startswith("seed")]
-    return f"{', '.join(own)} (a stranger: {told.get('reference') or 'never'})"
 
 
 def results_of(task: str, root: Path = ROOT) -> list[Result]:

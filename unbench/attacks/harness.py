@@ -122,7 +122,7 @@ class Harness:
     def unattacked(self, tables: Mapping[int, pd.DataFrame]) -> AttackPoint:
         """The attacks' probes as nobody attacked them; ``tables``: seed -> responses of the unlearned model."""
         probes = {probe.pair or probe.id for probe in self._probes}
-        return unattacked(tables, probes, self._base, self._task.knowledge)
+        return unattacked(tables, probes, self._base, self._task.knowledge).shown
 
     def _on_seed(self, chosen: Chosen, seed: int, place: SeedFolder) -> Found:
         from unbench.models.load import load_unlearned

@@ -79,9 +79,7 @@ def base_of(target: pd.DataFrame, references: Sequence[pd.DataFrame], knowledge:
     return Base(known_of(target, knowledge), [known_of(frame, knowledge) for frame in references], known_only)
 
 
-def unattacked(
-    unlearned: Mapping[int, pd.DataFrame], probes: Set[str], base: Base, knowledge: Knowledge
-) -> AttackPoint:
+def unattacked(unlearned: Mapping[int, pd.DataFrame], probes: Set[str], base: Base, knowledge: Knowledge) -> Point:
     """The attacks' ``probes`` (ids, or ids of pairs) as nobody attacked them; ``unlearned``: seed -> responses."""
     at: dict[str, Any] = {"series": "", "strength": 0.0, "counted": False, "own": False}
 
@@ -92,7 +90,7 @@ def unattacked(
     strangers = [asked(table) for table in base.references]
     beside = pd.concat(strangers) if strangers else None
     tables = {seed: asked(known_of(frame, knowledge)) for seed, frame in unlearned.items()}
-    return points(tables, beside, None, base)[0].shown
+    return points(tables, beside, None, base)[0]
 
 
 def outcome(curve: Sequence[Point], referenced: bool) -> dict[str, Any]:

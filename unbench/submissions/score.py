@@ -123,7 +123,7 @@ def _worst(
     board: Board, frames: Mapping[int, pd.DataFrame], curves: list[tuple[str, Sequence[Point]]], yard: Measuring
 ) -> Worst:
     calm = unattacked(frames, set(yard.asked), yard.base, yard.task.knowledge)
-    return worst(board.table, curves, calm)
+    return worst(board.table, curves, calm.shown)
 
 
 def _left_out(board: Board, part: Any) -> LeftOut | None:
