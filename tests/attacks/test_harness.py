@@ -117,11 +117,15 @@ def test_run_with_attacks_equals_attacking_afterwards(finished: dict[str, Path],
 
 
 def test_a_method_without_weights(run_of: Any) -> None:
-    found = by_name(spine.attack(run_of("prompt_guard"), ["quantize", "benign"]))
+    folder = run_of("prompt_guard")
+    found = by_name(spine.attack(folder, ["quantize"]))
+    found |= by_name(spine.attack(folder, ["benign"]))
+    assert set(found) == {"quantize", "benign"}
     for attack in found.values():
         assert attack.forget.value is None
         assert attack.reason == NO_WEIGHTS
         assert attack.points == []
+    assert read_result(folder).attacks == [found["benign"], found["quantize"]]
 
 
 def test_a_strangers_attack_in_a_file(run_of: Any, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def attack_step(
     now = {one.result.name for one in found}
     kept = [one for one in _earlier(plan, folder) if one.name not in now]
     found += [harness.carry_out(one, seeds) for one in kept]
+    # And the reasons why others could not be carried out.
+    now |= {one.name for one in kept}
+    found += [Attacked(one, ()) for one in result.attacks if not one.points and one.name not in now]
     result = with_attacks(result, task, prepared, tables, found, harness.unattacked(tables))
     write_json(folder.result_file, result.model_copy(update={"dir": ""}).model_dump(mode="json", by_alias=True))
     return result
