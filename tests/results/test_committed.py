@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from unbench.attacks.choose import attack_names, choose
 from unbench.leaderboard.reader import parse_result
 from unbench.results.schema import Result
 from unbench.submissions.read import read_submission
 from unbench.submissions.schema import Submission
+from unbench.submissions.yardstick import read_lock
+from unbench.task import canonical_json
 
 
 def test_every_committed_result_is_valid(repository: Path) -> None:
@@ -50,6 +53,22 @@ def test_the_findings_are_those_of_the_submissions(repository: Path) -> None:
         [sys.executable, str(repository / "benchmarks" / "findings.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_lock_knows_the_attacks_as_they_are_now(repository: Path) -> None:
+    """Else a stranger's attacks would be left out of a submission. Where it fails: attack a run of the task anew
+    (``unbench run --method none --task TASK --attacks all``) and add what is found (``unbench leaderboard lock RUN``).
+    """
+    tasks = read_lock(repository / "leaderboard").tasks
+    assert {task.task for task in tasks} == {"bios/fact", "bios/relation", "bios/person", "facts/all"}
+    for task in tasks:
+        for model in task.models:
+            known = {(one.name, one.source, canonical_json(one.config)) for one in model.attacks}
+            names = attack_names(["all"], ()) if model.model == "nano" else {one.name for one in model.attacks}
+            assert names
+            for one in choose(sorted(names), model.model):
+                config = canonical_json(one.attack.config.model_dump(mode="json"))
+                assert (one.name, one.source, config) in known, f"{task.task}: {one.name}"
 
 
 @pytest.mark.parametrize("score", ["forget", "trace", "retain", "specificity", "overall"])
