@@ -201,7 +201,7 @@ def _submission(
         attacked = AttackRows({}) if packed is None else read_attacks(packed, yard.asked)
         scored = score_rows(rows, attacked, tried, yard).fields()
     except Refused as why:
-        raise UsageError(f"The run can't be packed: it {why}.", "Make it again with this UnBench.") from why
+        raise UsageError(f"The run can't be packed ({why}).", "Make it again with this UnBench.") from why
     claimed = {name: rounded(score) for name, score in result.metrics.items() if name not in scored["metrics"]}
     ranking = scored.pop("ranking")
     body = result.model_dump(mode="json", by_alias=True)
