@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unbench.attacks.measure import Part, points, unattacked
+from unbench.attacks.measure import LEVEL, Part, points, unattacked
 from unbench.leaderboard.plot import Point, Span, pareto_front
 from unbench.leaderboard.ranking import rank_parts
 from unbench.metrics.knowledge import per_probe
@@ -102,7 +102,7 @@ def board(task: str, model: str) -> str:
                 cell(worst.overall_worst if worst else None),
                 cell(scores.overall),
                 cell(worst.forget_worst if worst else None),
-                worst.by.removeprefix("unbench:") if worst else "–",
+                short(worst.by) if worst else "–",
                 cell(scores.forget),
                 cell(scores.trace),
                 cell(scores.retain),
@@ -221,8 +221,8 @@ def taught(task: str, model: str, method: str) -> str:
 
 def came_back(task: str, model: str) -> str:
     """What the worst point of each attack takes from forget: under the attack less without it, on the same probes and
-    seeds; paired intervals, that the point was picked among several is not in them. Attacks that measure on a scale of
-    their own are left out."""
+    seeds; paired intervals at the level 1 - 0.05 / (points of the attack), for the point was picked among them. Attacks
+    that measure on a scale of their own are left out."""
     found: dict[str, dict[str, str]] = {}
     runs = sorted((pair for pair in usual(task, model) if pair[1].result.attacks), key=lambda pair: key(pair[1]))
     for folder, one in runs:
@@ -240,7 +240,8 @@ def came_back(task: str, model: str) -> str:
             worst = min(curve, key=lambda point: point.part.value if point.part else 1.0, default=None)
             if worst is not None and worst.part is not None:
                 n = worst.shown.forget.n
-                told = cell(difference(worst.part, calm, [list(worst.part.left_out)], n))
+                level = 1 - LEVEL / len(curve)
+                told = cell(difference(worst.part, calm, [list(worst.part.left_out)], n, level))
                 place = " ".join(filter(None, (worst.shown.series, f"{worst.shown.strength:g}")))
                 found.setdefault(name(one), {})[short(attack.name)] = f"{told} ({place})"
     names = sorted({attack for cells in found.values() for attack in cells})
@@ -266,20 +267,22 @@ def attacks_table(results: Sequence[Result]) -> str:
             continue
         found = {short(attack.name): attack for attack in one.attacks}
         curves = [cell(found[name].forget) if name in found else "–" for name in names]
+        steps = _steps(found.get("relearn_forget"))
+        told = f"{steps[0]} (a stranger: {steps[1]})" if steps else "–"
         who = f"*{short(one.method)}*" if short(one.method) in CONTROLS else short(one.method)
         rows.append([who, cell(one.worst.overall_worst), cell(one.worst.forget_worst), short(one.worst.by),
-                     cell(one.worst.unattacked.forget), *curves, _steps(found.get("relearn_forget"))])  # fmt: skip
+                     cell(one.worst.unattacked.forget), *curves, told])  # fmt: skip
     shown = [i for i in range(len(head)) if i == 0 or any(row[i] != "–" for row in rows)]
     return lines([head[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
-def _steps(attack: AttackResult | None) -> str:
-    """Optimiser steps until the forget rows are known again, seed by seed, and the reference's."""
+def _steps(attack: AttackResult | None) -> tuple[str, str] | None:
+    """Optimiser steps until the forget rows are known again, seed by seed, and the reference's; None where nobody
+    counted."""
     if attack is None or not attack.notes:
-        return "–"
-    told = {who: notes.get("steps") for who, notes in attack.notes.items()}
-    own = [str(steps or "never") for who, steps in told.items() if who.startswith("seed")]
-    return f"{', '.join(own)} (a stranger: {told.get('reference') or 'never'})"
+        return None
+    told = {who: str(notes.get("steps") or "never") for who, notes in attack.notes.items()}
+    return ", ".join(steps for who, steps in told.items() if who.startswith("seed")), told.get("reference", "never")
 
 
 def relearning(task: str, model: str) -> str:
@@ -287,11 +290,8 @@ def relearning(task: str, model: str) -> str:
     rows = []
     for _, one in sorted(usual(task, model), key=lambda pair: (name(pair[1]) in CONTROLS, key(pair[1]))):
         for attack in one.result.attacks:
-            if attack.name == "unbench:relearn_forget" and attack.notes:
-                told = {who: str(notes.get("steps") or "never") for who, notes in attack.notes.items()}
-                stranger = told.pop("reference", "–")
-                steps = list(told.values())
-                rows.append((name(one), ", ".join(steps), stranger))
+            if short(attack.name) == "relearn_forget" and (steps := _steps(attack)):
+                rows.append((name(one), *steps))
     return lines(("method", "steps, seed by seed", "a stranger"), rows)
 
 

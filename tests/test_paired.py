@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.stats import ttest_rel
 
 from unbench import api
 from unbench.attacks.measure import Part
@@ -46,6 +47,16 @@ def test_difference_by_hand() -> None:
     left_out = np.array([np.delete(gap, i).mean() for i in range(20)])
     low, high, _ = jackknife_t(gap.mean(), [left_out], np.array([0.1, 0.2]), bounds=(-1, 1))
     assert (apart.low, apart.high) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize("level", [0.95, 0.995])
+def test_the_interval_of_one_seed_is_the_paired_t_test(level: float) -> None:
+    draw = np.random.default_rng(2)
+    one, other = draw.random(20) / 4, draw.random(20) / 4
+    names = [[f"c{i}" for i in range(20)]]
+    found = difference(part(one, np.array([0.0])), part(other, np.array([0.0])), names, 20, level)
+    low, high = ttest_rel(one, other).confidence_interval(level)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_the_interval_covers() -> None:

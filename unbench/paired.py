@@ -56,13 +56,13 @@ def differences(one: Board, other: Board) -> dict[str, Score]:
     return found
 
 
-def difference(one: Part, other: Part, strata: Sequence[Sequence[str]], n: int) -> Score:
-    """``one`` less ``other``; ``strata``: names of the clusters of each stratum."""
+def difference(one: Part, other: Part, strata: Sequence[Sequence[str]], n: int, level: float = 0.95) -> Score:
+    """``one`` less ``other``; ``strata``: names of the clusters of each stratum; ``level``: coverage."""
     left_out = [
         np.array([one.left_out.get(c, one.value) - other.left_out.get(c, other.value) for c in names])
         for names in strata
     ]
-    return finish(one.value - other.value, left_out, one.by_seed - other.by_seed, n, [], BOUNDS)
+    return finish(one.value - other.value, left_out, one.by_seed - other.by_seed, n, [], BOUNDS, level)
 
 
 def _cells(board: Board) -> Mapping[str, list[int]]:

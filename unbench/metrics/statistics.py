@@ -81,13 +81,14 @@ def finish(
     n: int,
     reasons: Sequence[str],
     bounds: tuple[float, float] = (0.0, 1.0),
+    level: float = 0.95,
 ) -> Score:
-    """A score with its interval, both inside ``bounds``; nothing that isn't finite gets out."""
+    """A score with its interval, both inside ``bounds``; nothing that isn't finite gets out. ``level``: coverage."""
     reasons = list(reasons)
     if not np.isfinite(value):
         return Score(value=None, n=n, reason="; ".join(["no group is left to average", *reasons]))
     value = min(bounds[1], max(bounds[0], value))
-    interval = jackknife_t(value, strata, seeds, bounds=bounds)
+    interval = jackknife_t(value, strata, seeds, level=level, bounds=bounds)
     reasons += [f"interval: {interval.reason}"] if interval.reason else []
     return Score(value=value, low=interval.low, high=interval.high, n=n, reason="; ".join(reasons) or None)
 
